@@ -1,0 +1,87 @@
+# `make lab` opens the lessons, `make test` checks everything; what each needs is set up on first use.
+# Variables: PYTHON=<a Python 3.11>, UPGRADE=1 (with lock), ARGS=<more arguments for lab, unit or bench>.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PIP := $(PY) -m pip --disable-pip-version-check install -q
+TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PYENV_ROOT ?= $(HOME)/.pyenv
+NOTEBOOKS := tutorials/*.ipynb
+FIRST_LESSON = $(firstword $(sort $(wildcard tutorials/[0-9]*.ipynb)))
+
+# Small networks run many times slower when two torch threads contend for busy cores.
+export OMP_NUM_THREADS := 1
+# First in Jupyter's search order, so that the kernel "python3" is this environment's wherever else one is registered.
+export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test setup lint type unit bench notebooks lock clean
+.NOTPARALLEL:
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+lab: setup  ## open the first lesson in JupyterLab
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/$(FIRST_LESSON) $(ARGS)
+
+# Unit tests last: the output then ends with their closing line.
+test: lint type bench notebooks unit  ## run all checks
+
+setup: $(STAMP)  ## make .venv with everything pinned
+
+lint: setup  ## check format, style and stripped notebooks
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m nbstripout --verify $(NOTEBOOKS) || { \
+	  echo "Strip them: $(PY) -m nbstripout $(NOTEBOOKS)" >&2; exit 1; }
+
+type: setup  ## mypy --strict on the library
+	@$(PY) -m mypy
+
+unit: setup  ## unit tests, with shapes checked and warnings as errors
+	@$(PY) -m pytest -m "not benchmark" $(ARGS)
+
+# Without the shape checks, which would be timed as well.
+bench: setup  ## timing tests
+	@$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" tests/benchmarks $(ARGS)
+
+# The filter is ours to keep for the library; what the notebook tools warn of between themselves is not.
+notebooks: setup  ## run every lesson
+	@$(PY) -m pytest -o addopts= -o filterwarnings=default --nbmake --nbmake-kernel=python3 --nbmake-timeout=60 \
+	  --durations=0 $(NOTEBOOKS)
+
+lock:  ## renew requirements.lock from pyproject.toml
+	@$(make_venv)
+	@$(PY) .ci/lock.py
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+# The stamp goes first and comes back last: an interrupted setup is taken up again, a finished one is not repeated.
+$(STAMP): requirements.lock pyproject.toml
+	@rm -f $@
+	@$(make_venv)
+	@echo "Installing the pinned packages into $(VENV): a minute or two, the first time"
+ifeq ($(shell uname -s),Linux)
+# A plain torch would want several GB of CUDA packages. Use a CPU build that pip knows of, or PyTorch's own.
+	@$(PIP) --no-deps "torch==$(TORCH)+cpu" 2>/dev/null || \
+	  $(PIP) --no-deps --index-url $(CPU_INDEX) "torch==$(TORCH)+cpu"
+endif
+	@$(PIP) --no-deps -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+define make_venv
+set -e; usable='import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))'; \
+if $(PY) -m pip --version >/dev/null 2>&1 && $(PY) -c "$$usable" 2>/dev/null; then exit 0; fi; \
+for python in $(or $(PYTHON),python3.11 "$(PYENV_ROOT)"/versions/3.11*/bin/python python3 python); do \
+  if "$$python" -c "$$usable" 2>/dev/null; then exec "$$python" -m venv --clear $(VENV); fi; \
+done; \
+echo "safediffkit needs Python 3.11 with venv (pybullet has no wheels for later ones): $(if $(PYTHON),$(PYTHON) is not one,none found)." >&2; \
+echo "Get one:  Debian, Ubuntu: apt install python3.11 python3.11-venv   macOS: brew install python@3.11" >&2; \
+echo "          anywhere: pyenv install 3.11   or   uv python install 3.11" >&2; \
+echo "or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+exit 1
+endef

@@ -1,0 +1,1 @@
+"""Recorded experience, before any learning."""

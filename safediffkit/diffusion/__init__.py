@@ -1,0 +1,1 @@
+"""Noise, denoising and guidance; knows nothing of rewards, agents or worlds."""

@@ -1,0 +1,172 @@
+"""Let a policy act in a world and score what it did; the only border between numpy and torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safediffkit.data.dataset import Dataset
+from safediffkit.data.tasks import find_task
+from safediffkit.learning import seeded
+from safediffkit.policy import History, Policy
+
+World = str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over episodes with its bootstrap 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good and how safe the episodes of a rollout were.
+
+    Rewards and costs are sums over an episode. The normalised pair is DSRL's: reward on the scale of its data, cost
+    over budget (cost + 1 where the budget is 0), at most 1 being safe; None where the world is no DSRL task.
+    """
+
+    episodes: int
+    budget: float
+    reward: Estimate
+    cost: Estimate
+    within_budget: Estimate  # share of episodes whose cost is at most the budget
+    normalised_reward: Estimate | None
+    normalised_cost: Estimate | None
+
+
+def rollout(policy: Policy, world: World, *, episodes: int, budget: float, seed: int = 0) -> Dataset:
+    """Record `episodes` episodes, all stepped in lockstep: one call of the policy a step serves every world.
+
+    `world` is a task id such as "OfflineBallCircle-v0", a Gymnasium environment made with `gymnasium.make`, or a
+    function that makes one. Episode i is reset with seed `seed` + i; torch's randomness depends on `seed` alone and
+    the caller's is left untouched. A world whose episode has ended keeps its place in the history, its last
+    observation repeated, until all have ended. Actions are clipped to the world's box and recorded as clipped.
+
+    Raises:
+        ValueError: `episodes` is below 1, `budget` is negative, the task is unknown, or the policy's actions have
+            the wrong shape or are not finite.
+    """
+    if episodes < 1 or not budget >= 0:
+        raise ValueError(f"rollout needs at least 1 episode and a budget of 0 or more, not {episodes} and {budget}")
+    worlds = [_make(world) for _ in range(episodes)]
+    try:
+        with torch.no_grad(), seeded(seed):
+            return _lockstep(policy, worlds, budget, seed)
+    finally:
+        for each in worlds:
+            each.close()
+
+
+def _make(world: World) -> gymnasium.Env[Any, Any]:
+    if isinstance(world, str):
+        from safediffkit.worlds.bullet import make
+
+        return make(world)
+    if isinstance(world, gymnasium.Env):
+        if world.spec is None:
+            raise ValueError("an environment without a spec cannot be copied for each episode: pass a function instead")
+        return _make(world.spec.id) if world.spec.id.startswith("Offline") else gymnasium.make(world.spec)
+    return world()
+
+
+def _lockstep(policy: Policy, worlds: list[gymnasium.Env[Any, Any]], budget: float, seed: int) -> Dataset:
+    space = worlds[0].action_space
+    discrete = isinstance(space, gymnasium.spaces.Discrete)
+    observation = np.stack([each.reset(seed=seed + i)[0] for i, each in enumerate(worlds)]).astype(np.float32)
+    going = np.ones(len(worlds), dtype=bool)
+    seen = [torch.from_numpy(observation)]
+    steps: list[list[Tensor]] = []
+    limit = torch.full((len(worlds),), float(budget))
+    while going.any():
+        action = _checked(policy.act(_history(seen, steps, limit, _width(space))), space, len(worlds))
+        reward, cost = np.zeros(len(worlds), np.float32), np.zeros(len(worlds), np.float32)
+        live, ended = going.copy(), np.zeros(len(worlds), dtype=bool)
+        observation = observation.copy()
+        for i in np.flatnonzero(live):
+            move = int(action[i, 0]) if discrete else action[i].numpy()
+            observation[i], reward[i], ended[i], cut, info = worlds[i].step(move)
+            cost[i], going[i] = info.get("cost", 0.0), not (ended[i] or cut)
+        seen.append(torch.from_numpy(observation))
+        steps.append([action, *map(torch.from_numpy, (reward, cost, ended, live))])
+    return _table(seen, steps, f"rollout of {type(policy).__name__} in {worlds[0]}, seed {seed}")
+
+
+def _width(space: gymnasium.Space[Any]) -> int:
+    return int(np.prod(space.shape)) if space.shape else 1
+
+
+def _history(seen: list[Tensor], steps: list[list[Tensor]], budget: Tensor, act: int) -> History:
+    if not steps:
+        none = torch.zeros(len(budget), 0)
+        return History(seen[0][:, None], torch.zeros(len(budget), 0, act), none, none, budget)
+    action, reward, cost = (torch.stack(column, 1) for column in list(zip(*steps, strict=True))[:3])
+    return History(torch.stack(seen, 1), action, reward, cost, budget)
+
+
+def _checked(action: Tensor, space: gymnasium.Space[Any], worlds: int) -> Tensor:
+    needed = (worlds, _width(space))
+    if action.shape != needed or not action.isfinite().all():
+        raise ValueError(f"the policy gave actions of shape {tuple(action.shape)}; finite ones of {needed} are needed")
+    if isinstance(space, gymnasium.spaces.Box):
+        action = action.clamp(torch.from_numpy(space.low), torch.from_numpy(space.high))
+    return action
+
+
+def _table(seen: list[Tensor], steps: list[list[Tensor]], provenance: str) -> Dataset:
+    # columns of shape (worlds, steps), flattened episode after episode, finished rows dropped
+    action, reward, cost, ended, live = (torch.stack(column, 1) for column in zip(*steps, strict=True))
+    episode = torch.arange(len(live))[:, None].expand_as(live)
+    return Dataset(
+        observations=torch.stack(seen[:-1], 1)[live],
+        actions=action[live],
+        rewards=reward[live],
+        costs=cost[live],
+        next_observations=torch.stack(seen[1:], 1)[live],
+        terminated=ended[live],
+        episode=episode[live],
+        provenance=provenance,
+    )
+
+
+def score(dataset: Dataset, task: str | None = None, *, budget: float) -> Score:
+    """Score recorded episodes as DSRL does, with bootstrap 95 % intervals over episodes.
+
+    Raises:
+        ValueError: the budget is negative, the task unknown, or there is no episode.
+    """
+    if not budget >= 0 or not len(dataset):
+        raise ValueError(f"score needs recorded steps and a budget of 0 or more, not {len(dataset)} and {budget}")
+    reward, cost = (  # a team's is the sum over its agents
+        column.double().reshape(len(column), -1).sum(1).numpy()
+        for column in (dataset.episode_returns(), dataset.episode_costs())
+    )
+    normalised: tuple[Estimate | None, Estimate | None] = (None, None)
+    if task is not None:
+        low, high = find_task(task).rewards
+        spare = 1.0 if budget == 0 else 0.0
+        normalised = _estimate((reward - low) / (high - low)), _estimate((cost + spare) / (budget + spare))
+    return Score(len(reward), budget, _estimate(reward), _estimate(cost), _estimate(cost <= budget), *normalised)
+
+
+def _estimate(values: NDArray[Any]) -> Estimate:
+    from scipy.stats import bootstrap
+
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if np.ptp(values) == 0:  # nothing to resample: one episode, or all alike
+        return Estimate(mean, mean, mean)
+    result = bootstrap((values,), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(0))
+    return Estimate(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))

@@ -1,0 +1,110 @@
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from safediffkit.data.dataset import Dataset
+from safediffkit.data.reshape import graded, remap_cost, safe_only
+
+KINDS = [np.asarray, torch.as_tensor]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_remap_is_one_where_safe_and_zero_where_any_cost(kind):
+    assert remap_cost(kind([[0.0, 1.0], [0.25, 3.0]])).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_graded_risk_grows_to_full_at_the_limit(kind):
+    assert remap_cost(kind([0.0, 1.0, 4.0, 9.0]), graded(4)).tolist() == [1.0, 0.75, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_risk_of_our_own_may_be_given(kind):
+    assert remap_cost(kind([0.0, 1.0]), lambda c: c / (1 + c)).tolist() == [1.0, 0.5]
+    assert remap_cost(kind([0.0, 3.0]), lambda c: c > 4).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("costs", "dtype"),
+    [
+        (np.zeros(2, np.float32), np.float32),
+        (np.zeros(2), np.float64),
+        (np.array([0, 2]), np.float64),
+        (np.array([False, True]), np.float64),
+        (torch.zeros(2, dtype=torch.float64), torch.float64),
+        (torch.zeros(2, dtype=torch.float16), torch.float16),
+        (torch.tensor([0, 2]), torch.float32),
+        (torch.tensor([False, True]), torch.float32),
+    ],
+)
+def test_floats_keep_their_dtype_and_the_rest_becomes_floats(costs, dtype):
+    for risk in (None, graded(2)):
+        remapped = remap_cost(costs) if risk is None else remap_cost(costs, risk)
+        assert remapped.dtype == dtype
+        assert type(remapped) is type(costs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_input_is_left_alone(kind):
+    costs = kind([0.0, 1.0])
+    remap_cost(costs)
+    assert costs.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("bad", "named"), [(-0.5, "-0.5"), (float("nan"), "nan"), (float("inf"), "inf")])
+def test_impossible_costs_are_named(kind, bad, named):
+    with pytest.raises(ValueError, match=f"finite and at least 0; 1 of them .* {named}"):
+        remap_cost(kind([0.0, bad, 1.0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_risk_outside_its_range_is_named(kind):
+    with pytest.raises(ValueError, match=r"into \[0, 1\].*; 2 of them .* 2\.0"):
+        remap_cost(kind([0.0, 2.0, 3.0]), lambda c: c)
+
+
+def test_what_is_no_array_and_a_limit_of_zero_are_refused():
+    with pytest.raises(TypeError, match="not a list"):
+        inspect.unwrap(remap_cost)([0.0, 1.0])  # past the shape checker, which would object first
+    with pytest.raises(ValueError, match="limit is 0"):
+        graded(0)
+
+
+def recorded(costs_of_episodes: list[list[float]], agents: int | None = None) -> Dataset:
+    costs = torch.tensor([c for episode in costs_of_episodes for c in episode])
+    steps = len(costs)
+    if agents:
+        costs = costs[:, None].expand(steps, agents)
+    wide = torch.arange(steps, dtype=torch.float32).reshape(-1, *[1] * (costs.ndim - 1), 1).expand(*costs.shape, 1)
+    episode = torch.cat([torch.full((len(c),), n) for n, c in enumerate(costs_of_episodes)])
+    return Dataset(wide, wide, costs, costs, wide, torch.zeros(steps, dtype=torch.bool), episode, "made up")
+
+
+def test_safe_only_keeps_whole_episodes_within_the_budget():
+    kept = safe_only(recorded([[0.0, 3.0], [0.0, 1.0, 1.0], [5.0], [0.0]]), budget=2)
+    assert kept.observations[:, 0].tolist() == [2, 3, 4, 6]
+    assert kept.episode.tolist() == [0, 0, 0, 1]
+    assert kept.episode_costs().tolist() == [2.0, 0.0]
+    assert kept.provenance == "made up; only episodes of cost <= 2"
+
+
+def test_safe_only_counts_the_cost_of_all_agents():
+    kept = safe_only(recorded([[1.0], [2.0]], agents=2), budget=2)
+    assert kept.episode_costs().tolist() == [[1.0, 1.0]]
+
+
+def test_safe_only_names_the_cheapest_episode_if_none_is_safe():
+    with pytest.raises(ValueError, match="at most 2: the cheapest of 2 costs 3"):
+        safe_only(recorded([[3.0], [2.0, 2.0]]), budget=2)
+    with pytest.raises(ValueError, match="at most nan"):
+        safe_only(recorded([[3.0]]), budget=float("nan"))
+
+
+def test_remapping_arrays_needs_no_torch():
+    code = "import sys, safediffkit.data.reshape, safediffkit.worlds.pixel_world; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0

@@ -1,0 +1,180 @@
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from safediffkit import rollout, score
+from safediffkit.worlds.rollout import Estimate
+
+
+class Counter(gymnasium.Env):
+    """Observation (seed, step); costs the action's size; ends truly after 2 + seed steps, or is cut at 5."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.length, self.step_count = 2 + seed % 100, 0
+        return self._see(), {}
+
+    def _see(self):
+        return np.array([self.length, self.step_count], np.float32)
+
+    def step(self, action):
+        self.step_count += 1
+        info = {"cost": abs(float(action[0]))}
+        return self._see(), 1.0, self.step_count == self.length, self.step_count == 5, info
+
+
+class Spy:
+    def __init__(self, action=0.5, noise=False):
+        self.seen, self.action, self.noise = [], action, noise
+
+    def act(self, history):
+        self.seen.append(history)
+        action = torch.full((len(history.budget), 1), self.action)
+        return action + torch.rand_like(action) if self.noise else action
+
+
+def test_episodes_of_unequal_length_are_recorded_whole_and_apart():
+    spy = Spy()
+    data = rollout(spy, Counter, episodes=5, budget=3, seed=100)
+    lengths = torch.bincount(data.episode).tolist()
+    assert lengths == [2, 3, 4, 5, 5]  # episode 3 ends truly at its cut; episode 4 is cut
+    assert data.episode_returns().tolist() == lengths
+    assert data.terminated.nonzero()[:, 0].tolist() == [1, 4, 8, 13]
+    for k in range(5):
+        rows = data.episode == k
+        assert torch.equal(data.observations[rows][1:], data.next_observations[rows][:-1])
+        assert (data.observations[rows][:, 0] == 2 + k).all()
+    assert len(spy.seen) == 5, "one call a step serves every world"
+
+
+def test_the_policy_sees_the_whole_history():
+    spy = Spy()
+    rollout(spy, Counter, episodes=2, budget=3, seed=102)
+    first, last = spy.seen[0], spy.seen[-1]
+    assert first.observations.shape == (2, 1, 2)
+    assert first.actions.shape == (2, 0, 1)
+    assert first.budget_left.tolist() == [3, 3]
+    assert last.observations.shape == (2, 5, 2)
+    assert last.actions.shape == (2, 4, 1)
+    assert last.budget_left.tolist() == [1, 1]
+    assert last.observation[:, 1].tolist() == [4, 4]
+
+
+def test_a_finished_world_keeps_its_place_and_spends_no_more():
+    spy = Spy()
+    rollout(spy, Counter, episodes=2, budget=3, seed=100)
+    assert spy.seen[-1].observation[:, 1].tolist() == [2, 2]  # world 0 ended after step 2
+    spy = Spy()
+    rollout(spy, Counter, episodes=3, budget=3, seed=100)
+    assert spy.seen[-1].budget_left.tolist() == [2.0, 1.5, 1.5]
+
+
+def test_actions_are_clipped_and_recorded_as_clipped():
+    data = rollout(Spy(7.0), Counter, episodes=1, budget=0, seed=100)
+    assert data.actions.unique().tolist() == [1]
+    assert data.costs.tolist() == [1, 1]
+
+
+def test_the_seed_decides_and_the_caller_keeps_its_random_numbers():
+    torch.manual_seed(1)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    one, two, other = (rollout(Spy(-1.0, True), Counter, episodes=2, budget=0, seed=s) for s in (100, 100, 101))
+    assert torch.equal(torch.rand(2), expected)
+    assert torch.equal(one.actions, two.actions)
+    assert not torch.equal(one.actions[:2], other.actions[:2])
+
+
+def test_pixel_world_takes_discrete_actions():
+    from safediffkit.worlds.pixel_world import PixelWorld, white_path
+
+    moves = torch.tensor([float(move) for move in white_path(3)])
+
+    class Walk:
+        def act(self, history):
+            return moves[history.actions.shape[1]].expand(len(history.budget), 1)
+
+    data = rollout(Walk(), lambda: PixelWorld(3), episodes=2, budget=0, seed=0)
+    assert data.costs.tolist() == [0, 0, 0, 1] * 2
+    assert data.terminated.tolist() == [False, False, False, True] * 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "keywords", "message"),
+    [
+        (Spy(), {"episodes": 0}, "at least 1 episode"),
+        (Spy(), {"budget": -1}, "budget of 0 or more"),
+        (Spy(float("nan")), {}, "finite"),
+    ],
+)
+def test_bad_input_is_named(policy, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        rollout(policy, Counter, **({"episodes": 1, "budget": 0, "seed": 100} | keywords))
+
+
+def test_a_misspelt_task_names_the_right_one():
+    with pytest.raises(ValueError, match="did you mean 'OfflineBallCircle-v0'"):
+        rollout(Spy(), "OfflineBalCircle-v0", episodes=1, budget=0)
+
+
+def test_bullet_by_id_and_by_environment_give_the_same_episodes():
+    from safediffkit.worlds.bullet import make
+
+    class Push:
+        def act(self, history):
+            return torch.tensor([1.0, 0.2]).expand(len(history.budget), 2)
+
+    by_id = rollout(Push(), "OfflineBallRun-v0", episodes=2, budget=20, seed=4)
+    by_environment = rollout(Push(), make("OfflineBallRun-v0"), episodes=2, budget=20, seed=4)
+    assert len(by_id) == 200
+    assert torch.equal(by_id.observations, by_environment.observations)
+    alone = rollout(Push(), "OfflineBallRun-v0", episodes=1, budget=20, seed=5)
+    assert torch.equal(by_id.where(by_id.episode == 1).observations, alone.observations)
+
+
+def test_score_by_hand():
+    data = rollout(Spy(), Counter, episodes=4, budget=0, seed=100)  # costs 1, 1.5, 2, 2.5
+    result = score(data, budget=1.5)
+    assert result.cost.mean == 1.75
+    assert result.within_budget.mean == 0.5
+    assert result.normalised_cost is None
+    assert result.cost.low < 1.75 < result.cost.high
+    assert 1 <= result.cost.low
+    assert result.cost.high <= 2.5
+
+
+def test_score_agrees_with_dsrl():
+    from safediffkit.worlds.bullet import make
+
+    data = rollout(Spy(), Counter, episodes=4, budget=0, seed=100)
+    world = make("OfflineBallCircle-v0").unwrapped
+    for budget in (0, 20):
+        world.set_target_cost(budget)
+        reward, cost = world.get_normalized_score(3.5, 1.75)
+        result = score(data, "OfflineBallCircle-v0", budget=budget)
+        assert result.normalised_reward.mean == pytest.approx(reward)
+        assert result.normalised_cost.mean == pytest.approx(cost)
+
+
+def test_the_interval_covers_the_mean_about_as_often_as_it_says():
+    from safediffkit.worlds.rollout import _estimate
+
+    rng = np.random.default_rng(0)
+    covered = [(e := _estimate(rng.normal(size=20))).low <= 0 <= e.high for _ in range(200)]
+    assert 0.88 <= np.mean(covered) <= 0.98
+
+
+def test_equal_episodes_need_no_bootstrap():
+    data = rollout(Spy(), Counter, episodes=1, budget=0, seed=100)
+    assert score(data, budget=0).cost == Estimate(1.0, 1.0, 1.0)
+
+
+def test_score_refuses_nothing_and_negative_budgets():
+    data = rollout(Spy(), Counter, episodes=1, budget=0, seed=100)
+    with pytest.raises(ValueError, match="budget"):
+        score(data, budget=-1)
+    with pytest.raises(ValueError, match="recorded steps"):
+        score(data.where(torch.zeros(2, dtype=torch.bool)), budget=1)
