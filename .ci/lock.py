@@ -35,19 +35,15 @@ def canonical(name: str) -> str:
 def resolve(requirements: list[str], constraints: list[str], *options: str) -> list[dict]:
     """Ask pip what it would install, as the metadata of each package."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "wanted.txt").write_text("\n".join(requirements))
-        Path(folder, "constraints.txt").write_text("\n".join(constraints))
+        wanted, limits, report = (Path(folder, name) for name in ("wanted.txt", "constraints.txt", "report.json"))
+        wanted.write_text("\n".join(requirements))
+        limits.write_text("\n".join(constraints))
         command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", *options]
-        command += [
-            "--report",
-            f"{folder}/report.json",
-            "-r",
-            f"{folder}/wanted.txt",
-            "-c",
-            f"{folder}/constraints.txt",
-        ]
+        command += ["-r", str(wanted), "-c", str(limits), "--report", str(report)]
+        # Some packages ask for a late 3.11 and Debian 12 has 3.11.2: the pins are to serve every 3.11.
+        command += ["--python-version", "3.11.0", "--only-binary", ":all:", "--target", folder]
         subprocess.run(command, check=True)
-        return [found["metadata"] for found in json.loads(Path(folder, "report.json").read_text())["install"]]
+        return [found["metadata"] for found in json.loads(report.read_text())["install"]]
 
 
 def kept(direct: list[Requirement]) -> list[str]:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Num, Shaped
+from jaxtyping import Float, Num, Shaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -34,7 +34,7 @@ def _template() -> Any:
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
             "title": {"x": 0, "xref": "paper", "font": {"size": 16}},
-            "margin": {"l": 70, "r": 20, "t": 50, "b": 55},
+            "margin": {"l": 70, "r": 20, "t": 70, "b": 55},
             "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
             "xaxis": axis,
             "yaxis": axis,
@@ -42,7 +42,7 @@ def _template() -> Any:
     )
 
 
-def _figure(*, title: str, x: str, y: str, width: int = 720, height: int = 400) -> "plotly.graph_objects.Figure":
+def _figure(*, title: str, x: str, y: str, width: int = 720, height: int = 420) -> "plotly.graph_objects.Figure":
     from plotly.graph_objects import Figure
 
     return Figure(
@@ -53,15 +53,16 @@ def _figure(*, title: str, x: str, y: str, width: int = 720, height: int = 400) 
             "yaxis": {"title": {"text": y}},
             "width": width,
             "height": height,
+            "margin": {"t": 70 if title else 40},
         }
     )
 
 
-def _array(values: Any) -> np.ndarray[Any, Any]:
+def _array(values: Any) -> Num[np.ndarray, "..."]:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def _numbers(values: Any) -> np.ndarray[Any, Any]:
+def _numbers(values: Any) -> Num[np.ndarray, "..."]:
     return _array(values).astype(float)
 
 
@@ -92,7 +93,9 @@ def reward_cost_scatter(
             name=f"{name}, {outcome}" if name else outcome,
             marker={"color": colour, "symbol": symbol, "size": 7, "opacity": 0.7},
         )
-    figure.add_vline(x=budget, line={"color": BLACK, "dash": "dash"}, annotation={"text": f"budget {budget:g}"})
+    figure.add_vline(
+        x=budget, line={"color": BLACK, "dash": "dash"}, annotation={"text": f"budget {budget:g}", "xshift": 4}
+    )
     return figure
 
 
@@ -112,9 +115,19 @@ def top_view(
     given by default are those of the Circle tasks.
     """
     xy, costs = _numbers(trajectories), np.nan_to_num(_numbers(costs))
-    figure = _figure(title=title, x="x (m)", y="y (m)", width=560, height=600)
+    figure = _figure(title=title, x="x (m)", y="y (m)", width=720, height=580)
+    figure.update_layout(legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
     if band is not None:
-        figure.add_vrect(x0=-band, x1=band, fillcolor=GREEN, opacity=0.08, line_width=0, layer="below")
+        strip = {"text": f"safe: |x| ≤ {band:g} m", "font": {"size": 12}}
+        figure.add_vrect(
+            x0=-band,
+            x1=band,
+            fillcolor="#EBF6F3",
+            line_width=0,
+            layer="below",
+            annotation=strip,
+            annotation_position="bottom left",
+        )
         for edge in (-band, band):
             figure.add_vline(x=edge, line={"color": GREEN, "dash": "dash", "width": 1.5})
     if radius is not None:
@@ -129,14 +142,21 @@ def top_view(
         )
     over = costs.sum(1) > budget
     costly = np.where(costs[..., None] > 0, xy, np.nan)
-    for lines, name, colour, width in (
-        (xy[~over], "within budget", SAFE, 1.5),
-        (xy[over], "over budget", GREY, 1.0),
-        (costly, "steps that cost", UNSAFE, 3.0),
+    for lines, name, colour, width, mode in (
+        (xy[~over], "within budget", SAFE, 1.5, "lines"),
+        (xy[over], "over budget", GREY, 1.0, "lines"),
+        (costly, "steps that cost", UNSAFE, 3.0, "lines+markers"),  # markers, for a single step has no length
     ):
         # one trace for all, cut by NaN: hundreds of traces would take plotly a hundred times as long
         cut = np.concatenate([lines, np.full((len(lines), 1, 2), np.nan)], 1).reshape(-1, 2)
-        figure.add_scatter(x=cut[:, 0], y=cut[:, 1], mode="lines", name=name, line={"color": colour, "width": width})
+        figure.add_scatter(
+            x=cut[:, 0],
+            y=cut[:, 1],
+            mode=mode,
+            name=name,
+            line={"color": colour, "width": width},
+            marker={"color": colour, "size": 4},
+        )
     figure.update_yaxes(scaleanchor="x", scaleratio=1)
     return figure
 
@@ -145,9 +165,10 @@ def pixel_map(
     width: int, walks: dict[str, Shaped[Any, "_ 2"]] | None = None, *, title: str = ""
 ) -> "plotly.graph_objects.Figure":
     """Draw the pixel world with any number of walks in it, each a name and the (row, column) squares stood on."""
-    figure = _pixels(np.full((9, 3 * width), np.nan), width, title)
-    for n, (name, squares) in enumerate((walks or {}).items()):
-        at = _numbers(squares) + 0.14 * (n - (len(walks or {}) - 1) / 2)  # beside one another where walks share squares
+    walks = walks or {}
+    figure = _pixels(np.full((9, 3 * width), np.nan), width, [(-0.3, 0, "<b>start</b>", 14)], title)
+    for n, (name, squares) in enumerate(walks.items()):
+        at = _numbers(squares) + 0.14 * (n - (len(walks) - 1) / 2)  # beside one another where walks share squares
         figure.add_scatter(
             x=at[:, 1],
             y=at[:, 0],
@@ -176,8 +197,9 @@ def grid_values(
     """Draw the values of the pixel world's actions, a table over (row, column, action), as a heat map.
 
     Each square shows one value at each of its four sides, that of moving there, and in its middle an arrow for each
-    action that is best by `best`: several where they tie. Trap and goal, where values are NaN or the same whatever
-    one does, show their letter. `low` and `high` fix the colours' range, so that two maps can be compared.
+    action that is best by `best`: several where they tie. What is to be large ("max") is drawn in blue, what is to
+    be small ("min") in vermilion. Trap and goal show their name. `low` and `high` fix the range of the colours, so
+    that two maps can be compared.
     """
     q = _numbers(values)
     width = q.shape[1]
@@ -185,48 +207,73 @@ def grid_values(
     for action, (down, right) in enumerate(_SIDES):
         cells[down::3, right::3] = q[..., action]
     cells[:3, -3:] = cells[-3:, -3:] = np.nan
-    figure = _pixels(cells, width, title, unit, low, high)
-    top = q.max(-1) if best == "max" else q.min(-1)
+    top = q.max(-1, keepdims=True) if best == "max" else q.min(-1, keepdims=True)
+    ties = np.isclose(q, top, atol=1e-9)
+    texts: list[tuple[float, int, str, int]] = []
     for row, column in np.ndindex(3, width):
-        if (row, column) in ((0, width - 1), (2, width - 1)):
-            continue
-        arrows = "".join(_ARROWS[a] for a in range(4) if np.isclose(q[row, column, a], top[row, column], atol=1e-9))
-        figure.add_annotation(
-            x=column, y=row, text=arrows, showarrow=False, font={"size": 18 if len(arrows) < 3 else 11}
-        )
-    return figure
+        if (row, column) not in ((0, width - 1), (2, width - 1)):
+            arrows = [arrow for arrow, tie in zip(_ARROWS, ties[row, column], strict=True) if tie]
+            many = len(arrows) > 1
+            texts.append(
+                (row, column, "".join(arrows[:2]) + "<br>" * (len(arrows) > 2) + "".join(arrows[2:]), 18 - 6 * many)
+            )
+    return _pixels(cells, width, texts, title, unit, low, high, "#F0905A" if best == "min" else SKY)
 
 
 def _pixels(
-    cells: np.ndarray[Any, Any], width: int, title: str, unit: str = "", low: float | None = None,
+    cells: Float[np.ndarray, "9 _"],
+    width: int,
+    texts: list[tuple[float, int, str, int]],
+    title: str,
+    unit: str = "",
+    low: float | None = None,
     high: float | None = None,
-) -> "plotly.graph_objects.Figure":  # fmt: skip
-    """Draw 9 x 3 width values, nine to a square, where NaN stays white, and the pixel world's lines and letters."""
+    colour: str = SKY,
+) -> "plotly.graph_objects.Figure":
+    """Draw 9 x 3 width values, nine to a square, with texts (row, column, text, size) on squares; NaN is grass."""
     figure = _figure(title=title, x="column", y="row", width=max(360, 130 + 96 * width), height=390)
     figure.add_heatmap(
-        z=cells,
+        z=np.where(np.isnan(cells), np.array(None), cells),  # a widget's table may not hold NaN, which is no valid JSON
         x=(np.arange(3 * width) - 1) / 3,
         y=(np.arange(9) - 1) / 3,
         zmin=low,
         zmax=high,
-        colorscale="Cividis",
+        colorscale=[(0, "white"), (1, colour)],
         colorbar={"title": {"text": unit}},
         showscale=bool(unit),
-        texttemplate="%{z:.2f}" if width <= 8 else "",
-        textfont={"size": 10},
+        text=[["" if np.isnan(v) else f"{v:.2f}" if abs(v) < 9.995 else f"{v:.1f}" for v in row] for row in cells],
+        texttemplate="%{text}" if width <= 8 else "",
+        textfont={"size": 11, "color": BLACK},
         hovertemplate=f"{unit} %{{z:.4f}}<extra></extra>",
         hoverongaps=False,
     )
-    lines = [{"x0": c - 0.5, "x1": c - 0.5, "y0": -0.5, "y1": 2.5} for c in range(width + 1)]
-    lines += [{"x0": -0.5, "x1": width - 0.5, "y0": r - 0.5, "y1": r - 0.5} for r in range(4)]
-    for line in lines:
-        figure.add_shape(type="line", line={"color": "#444444", "width": 1}, **line)
-    for row, letter, colour in ((0, "trap", VERMILION), (2, "goal", GREEN)):
-        place = {"x0": width - 1.5, "x1": width - 0.5, "y0": row - 0.5, "y1": row + 0.5}
-        figure.add_shape(type="rect", fillcolor=colour, opacity=0.3, line_width=0, layer="below", **place)
-        figure.add_annotation(x=width - 1, y=row, text=f"<b>{letter}</b>", showarrow=False)
-    figure.update_xaxes(range=[-0.5, width - 0.5], dtick=1, showgrid=False)
-    figure.update_yaxes(range=[2.5, -0.5], dtick=1, showgrid=False, scaleanchor="x", scaleratio=1)
+    borders = [((c - 0.5, -0.5), (c - 0.5, 2.5)) for c in range(width + 1)]
+    borders += [((-0.5, r - 0.5), (width - 0.5, r - 0.5)) for r in range(4)]
+    x, y = np.array([(*line, (np.nan, np.nan)) for line in borders]).reshape(-1, 2).T
+    figure.add_scatter(
+        x=x, y=y, mode="lines", line={"color": "#444444", "width": 1}, hoverinfo="skip", showlegend=False
+    )
+    # names stand high in their squares, so that a walk's arrowhead in the middle stays in sight
+    texts = [*texts, (-0.3, width - 1, "<b>trap</b>", 14), (1.7, width - 1, "<b>goal</b>", 14)]
+    figure.add_scatter(
+        x=[c for _, c, _, _ in texts],
+        y=[r for r, _, _, _ in texts],
+        text=[text for _, _, text, _ in texts],
+        mode="text",
+        textfont={"size": [size for _, _, _, size in texts], "color": BLACK},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    place = {"type": "rect", "x0": width - 1.5, "x1": width - 0.5, "opacity": 0.35, "line_width": 0, "layer": "below"}
+    figure.update_layout(
+        shapes=[
+            {**place, "y0": -0.5, "y1": 0.5, "fillcolor": VERMILION},
+            {**place, "y0": 1.5, "y1": 2.5, "fillcolor": GREEN},
+        ],
+        plot_bgcolor="#EEF1EC",
+        xaxis={"range": [-0.5, width - 0.5], "dtick": 1, "showgrid": False, "constrain": "domain"},
+        yaxis={"range": [2.5, -0.5], "dtick": 1, "showgrid": False, "scaleanchor": "x", "constrain": "domain"},
+    )
     return figure
 
 
@@ -245,7 +292,7 @@ def curves(
         dash = ("solid", "dash", "dot", "dashdot")[n % 4]  # so that curves differ without colour too
         figure.add_scatter(x=_numbers(along), y=_numbers(values), mode="lines", name=name, line={"dash": dash})
     if log_y:
-        figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+        figure.update_yaxes(type="log", dtick=1, tickformat="~g")
     return figure
 
 

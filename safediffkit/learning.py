@@ -42,8 +42,9 @@ def seeded(seed: int) -> Iterator[torch.Generator]:
 @torch.no_grad()
 def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
     """Move the weights of `target` a share `rate` of the way to those of `source` (soft target, EMA with 1 - decay)."""
-    targets = list(target.parameters())
-    torch._foreach_lerp_(targets, list(source.parameters()), rate)
+    targets: list[Tensor] = list(target.parameters())
+    sources: list[Tensor] = list(source.parameters())
+    torch._foreach_lerp_(targets, sources, rate)
 
 
 class Standardise(nn.Module):
@@ -108,9 +109,9 @@ def repeat(
 ) -> None:
     """Call `update` until `steps` updates are done, and tell `watch` the number done and the losses after each.
 
-    With `checkpoint`, the state of all parts and of the random numbers is kept in that file every `CHECKPOINT_EVERY` updates,
-    and a run that finds the file goes on from there: the weights come out as if it had never stopped. `run` says in
-    words which run it is.
+    With `checkpoint`, the state of all parts and of the random numbers is kept in that file every `CHECKPOINT_EVERY`
+    updates, and a run that finds the file goes on from there: the weights come out as if it had never stopped. `run`
+    says in words which run it is.
 
     Raises:
         ValueError: the checkpoint belongs to another run, or is damaged.

@@ -7,7 +7,6 @@ from the last checkpoint. `--set name=value` changes any field of the method's C
 """
 
 import argparse
-import ast
 import json
 import os
 import platform
@@ -19,12 +18,12 @@ from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 METHODS = {
-    "spi": ("safediffkit.methods.spi", {}),
-    "bc": ("safediffkit.baselines.imitation", {}),
-    "bc-safe": ("safediffkit.baselines.imitation", {"safe_within": 20.0}),
+    "spi": "safediffkit.methods.spi",
+    "bc": "safediffkit.baselines.imitation",
+    "bc-safe": "safediffkit.baselines.imitation",
 }
 PACKAGES = ("safediffkit", "torch", "numpy", "gymnasium", "bullet-safety-gym", "pybullet")
 
@@ -36,18 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     record_file = given.out.with_suffix(".json")
     checkpoint = given.out.with_name(given.out.name + ".checkpoint")
     try:
-        module, config = _configured(given.method, given.seed, given.steps, given.set)
+        module, config = _configured(given)
         for file in (given.out, record_file):
             if file.exists():
                 raise ValueError(f"{file} exists already: move it away, or choose another name with --out")
-        given.out.parent.mkdir(parents=True, exist_ok=True)
         result = _run(given, module, config, checkpoint)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    result["command"] = "python -m safediffkit.train " + shlex.join(sys.argv[1:] if arguments is None else arguments)
-    partial = record_file.with_suffix(".json.partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(record_file)
+    write_record(record_file, {"command": command("train", arguments), **result})
     checkpoint.unlink(missing_ok=True)
     for name, score in result["scores"].items():
         reward, cost = score["normalised_reward"], score["normalised_cost"]
@@ -77,29 +72,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _configured(method: str, seed: int, steps: int | None, changes: list[str]) -> tuple[Any, Any]:
-    name, preset = METHODS[method]
-    module = import_module(name)
-    config = replace(module.Config(), seed=seed, **preset)
-    known = {field.name for field in fields(config)}
-    for change in changes:
-        field, equals, value = change.partition("=")
-        if not equals or field not in known:
+def _configured(given: argparse.Namespace) -> tuple[Any, Any]:
+    module = import_module(METHODS[given.method])
+    known = {field.name: field.type for field in fields(module.Config)}
+    changes: dict[str, Any] = {"seed": given.seed}
+    if given.method == "bc-safe":
+        changes["safe_within"] = given.budget
+    for change in given.set:
+        name, equals, value = change.partition("=")
+        if not equals or name not in known:
             raise ValueError(f"--set {change}: give NAME=VALUE with a name among {', '.join(sorted(known))}")
-        preset = {**preset, field: _value(value)}
-    if steps is not None:
-        preset = {**preset, "steps": steps}
-    config = replace(config, **preset)
+        changes[name] = _value(change, value, known[name])
+    if given.steps is not None:
+        changes["steps"] = given.steps
+    config = replace(module.Config(), **changes)
     if config.steps < 1:
         raise ValueError(f"--steps {config.steps}: at least 1 update is needed")
+    if given.episodes < 1:
+        raise ValueError(f"--episodes {given.episodes}: at least 1 is needed")
+    if not given.budget >= 0:
+        raise ValueError(f"--budget {given.budget}: 0 or more is needed")
     return module, config
 
 
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+def _value(change: str, text: str, kind: Any) -> Any:
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError(f"--set {change}: {'an int' if kind is int else 'a float'} is needed") from None
+    if get_origin(kind) is Literal and text in get_args(kind):
         return text
+    if kind == float | None:
+        return None if text == "None" else _value(change, text, float)
+    raise ValueError(f"--set {change}: only {' or '.join(map(str, get_args(kind)))} can be given here")
 
 
 def _run(given: argparse.Namespace, module: Any, config: Any, checkpoint: Path) -> dict[str, Any]:
@@ -110,6 +116,7 @@ def _run(given: argparse.Namespace, module: Any, config: Any, checkpoint: Path) 
 
     torch.set_num_threads(1)  # two busy threads on two cores made a small update forty times slower
     dataset = load(given.task, source=given.source, path=given.data)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     watch = progress(config.steps, f"{given.method} {given.task}")
     policy = module.train(dataset, config, watch, checkpoint=checkpoint)
@@ -129,10 +136,29 @@ def _run(given: argparse.Namespace, module: Any, config: Any, checkpoint: Path) 
         "evaluation": {"episodes": given.episodes, "budget": given.budget, "first_reset_seed": seed},
         "scores": scores,
         "minutes_of_training": round(minutes, 2),
+        **circumstances(),
+    }
+
+
+def circumstances() -> dict[str, Any]:
+    """Say on what kind of machine, when and with which versions a figure was made."""
+    return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, one torch thread",
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def command(name: str, arguments: list[str] | None) -> str:
+    """Spell the command that is running, so that a record can be made again."""
+    return f"python -m safediffkit.{name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}"
+
+
+def write_record(file: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, whole or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n")
+    partial.replace(file)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """pyproject.toml, requirements.lock and what is installed agree; `make setup` finds its way, or says what it lacks."""
 
+import ast
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +46,25 @@ def declared():
     groups = {"dependencies": project["dependencies"], "build": PROJECT["build-system"]["requires"]}
     groups |= project["optional-dependencies"] | PROJECT["dependency-groups"]
     return [(group, Requirement(line)) for group, lines in groups.items() for line in lines]
+
+
+def taken():
+    """Name every package that a file of the library imports, wherever in the file it does."""
+    sources = [path.read_text() for path in (ROOT / "safediffkit").rglob("*.py")]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    homes = packages_distributions()
+    tops = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"safediffkit"}
+    return {canonicalize_name(homes[top][0]) for top in tops}
+
+
+def test_the_core_dependencies_are_those_the_library_imports():
+    asked = {group: set() for group, _ in declared()}
+    for group, wanted in declared():
+        asked[group].add(canonicalize_name(wanted.name))
+    assert asked["dependencies"] <= taken()
+    assert taken() <= asked["dependencies"] | asked["sim"] | asked["no-deps"] | asked["lab"]
 
 
 def needs(platform):
@@ -83,6 +105,12 @@ def test_the_lock_is_sorted_exact_and_without_pip():
 def test_what_is_installed_is_what_is_locked(name):
     # the CPU build of torch carries a local label
     assert distribution(name).version.partition("+")[0] == LOCK[name]
+
+
+@pytest.mark.parametrize("name", LOCK)
+def test_every_pin_serves_every_python_3_11(name):
+    # Debian 12 has 3.11.2
+    assert "3.11.0" in SpecifierSet(distribution(name).metadata["Requires-Python"] or "")
 
 
 def test_the_citation_names_the_four_papers():

@@ -34,8 +34,8 @@ class Dataset:
         return self._each(lambda column: column[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Dataset":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "provenance"}
-        return replace(self, **{name: change(column) for name, column in tensors.items()})
+        columns = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "provenance"}
+        return Dataset(**columns, provenance=self.provenance)
 
     def where(self, mask: Bool[Tensor, "steps"]) -> "Dataset":
         """Keep the rows where `mask` is true; kept episodes are numbered anew from 0, in order."""

@@ -101,6 +101,11 @@ def write_file(dataset: Dataset, path: Path | str, *, compact: bool = False) -> 
     floats = ("observations", "actions", "rewards", "costs", _NEXT)
     arrays = {key: getattr(dataset, key).numpy(force=True) for key in floats}
     arrays |= {"terminals": terminals, "timeouts": last & ~terminals}
+    if not torch.equal(_checked(path, arrays, None, "").episode, dataset.episode.cpu()):
+        raise ValueError(
+            f"{path}: rows must be episode after episode, numbered 0, 0, ..., 1, 1, ..., with terminated only at an "
+            "episode's last row; a batch is not (where(mask) keeps the order)"
+        )
     provenance = dataset.provenance
     if compact:
         following = arrays.pop(_NEXT)
@@ -108,14 +113,9 @@ def write_file(dataset: Dataset, path: Path | str, *, compact: bool = False) -> 
             raise ValueError(f"{path}: compact needs next_observations that equal the next row inside an episode")
         arrays = {key: _halved(array) for key, array in (arrays | {_LAST: following[last]}).items()}
         provenance = provenance if HALF in provenance else f"{provenance} {HALF}".strip()
-    if not torch.equal(_checked(path, arrays, None, provenance).episode, dataset.episode.cpu()):
-        raise ValueError(
-            f"{path}: rows must be episode after episode, numbered 0, 0, ..., 1, 1, ..., with terminated only at an "
-            "episode's last row; a batch is not (where(mask) keeps the order)"
-        )
     # In memory first: HDF5 cannot recover from a full disk, a plain write can.
     image = io.BytesIO()
-    with h5py.File(image, "w", libver="v110") as file:
+    with h5py.File(image, "w") as file:
         file.attrs["provenance"] = provenance
         file.attrs["safediffkit_format"] = FORMAT
         for key, array in sorted(arrays.items()):

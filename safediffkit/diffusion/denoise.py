@@ -70,7 +70,7 @@ def dpm_solver_1_step(
 ) -> Float[Tensor, "*batch"]:
     """Solve the noise ODE to first order: (a'/a) x - s' (e^h - 1) noise; equals DDIM. [DPM-Solver Eq. 3.7, DOM2 Eq. 4]
 
-    DOM2 prints s for s' in the second factor, which adds noise instead of removing it.
+    DOM2 prints s (e^-h - 1) for the second factor, start and end exchanged, which adds noise instead of removing it.
     """
     at, to = at.like(x), to.like(x)
     grown = to.alpha * at.sigma / at.alpha  # s' e^h, finite even where s' = 0 makes h = log(a'/s') - log(a/s) infinite
@@ -139,9 +139,10 @@ def denoise(
         ValueError: `steps` or `spacing` do not fit the schedule.
     """
     before: Before = None
+    strides = schedule.descend(steps, spacing)
     x = project(x)
     yield x
-    for at, to in schedule.descend(steps, spacing):
+    for at, to in strides:
         noise = noise_model(x, at, condition)
         here = predict_clean(x, noise, at), at
         x = project(solver(x, noise, at, to, before))

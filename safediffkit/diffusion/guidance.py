@@ -34,9 +34,8 @@ def classifier_free(weight: float) -> Guidance:
             if weight == 0:
                 return noise_model(x, level, none)
             # one call for both: a network is faster on one batch of twice the size
-            twice = (
-                level if level.alpha.ndim == 0 else NoiseLevel(*(torch.cat([s, s]) for s in (level.alpha, level.sigma)))
-            )
+            alpha, sigma = level.alpha, level.sigma
+            twice = NoiseLevel(torch.cat([alpha, alpha]), torch.cat([sigma, sigma])) if alpha.ndim else level
             rows = len(x), *condition.shape[1:]
             both = noise_model(torch.cat([x, x]), twice, torch.cat([none.expand(rows), condition.expand(rows)]))
             ignoring, following = both.chunk(2)

@@ -107,7 +107,7 @@ def linear_schedule(levels: int = 1000) -> Schedule:
 
 
 def vp_schedule(levels: int = 5) -> Schedule:
-    """Sample the variance-preserving SDE with rates 0.1 to 10, fit for very few levels. [Diffusion-QL, after Xiao et al. 2022]"""
+    """Sample the variance-preserving SDE with rates 0.1 to 10, fit for very few levels. [Diffusion-QL's code]"""
     time = torch.arange(1, levels + 1, dtype=torch.float64) / levels
     return _from_log_signal(-0.1 * time - 0.5 * (10 - 0.1) * time**2)
 

@@ -21,7 +21,6 @@ from gymnasium.envs.registration import EnvSpec
 from jaxtyping import Bool, Float, Int
 
 UP, RIGHT, DOWN, LEFT = range(4)
-ARROWS = "↑→↓←"
 _ROWS = 3
 _STEPS = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])
 

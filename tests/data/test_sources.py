@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import errno
 import importlib.util
@@ -21,7 +22,6 @@ from safediffkit.data.tasks import TASKS, find_task
 
 BALL = find_task("OfflineBallCircle-v0")
 KEYS = ["observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts"]
-needs_dsrl = pytest.mark.skipif(importlib.util.find_spec("dsrl") is None, reason="dsrl is not installed")
 
 
 def tensors(dataset):
@@ -142,51 +142,39 @@ def test_the_same_dataset_gives_the_same_bytes(make_dataset, tmp_path, compact):
     assert (tmp_path / "a.hdf5").read_bytes() != (tmp_path / "c.hdf5").read_bytes()
 
 
-def in_fresh_python(code, *arguments):
-    """Run with the simulator, whose imports warn and print, out of this process."""
+@pytest.mark.skipif(importlib.util.find_spec("dsrl") is None, reason="dsrl is not installed")
+def test_dsrls_own_loader_reads_what_we_write_and_its_facts_are_those_of_our_tasks(make_dataset, tmp_path):
+    data = make_dataset((200, 200, 50), ended=[2])
+    data.save(tmp_path / "ours.hdf5")
+    code = """if True:
+        import sys, dsrl.offline_bullet_safety_gym, gymnasium, numpy
+        from safediffkit.data.tasks import TASKS
+        worlds = {name: gymnasium.make(name).unwrapped for name in TASKS}
+        theirs = worlds["OfflineBallCircle-v0"].get_dataset(h5path=sys.argv[1])
+        numpy.savez(sys.argv[2], **theirs)
+        for name, world in worlds.items():
+            task, actions = TASKS[name], world.action_space
+            assert task.rewards == (world.min_episode_reward, world.max_episode_reward), name
+            assert task.costs == (world.min_episode_cost, world.max_episode_cost), name
+            assert task.file == world.dataset_url.split("/")[-1], name
+            assert ((task.obs,), (task.act,)) == (world.observation_space.shape, actions.shape), name
+            assert task.box == (actions.low.min(), actions.high.max()), name
+            assert task.horizon == gymnasium.spec(name).max_episode_steps, name
+    """
+    # in a process of its own, because the simulator's imports warn and print
     run = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", code, tmp_path / "ours.hdf5", tmp_path / "theirs.npz"],
         env=os.environ | {"DSRL_SUPPRESS_IMPORT_ERROR": "1"},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert run.returncode == 0, run.stderr
-
-
-@needs_dsrl
-def test_dsrls_own_loader_reads_what_we_write(make_dataset, tmp_path):
-    data = make_dataset((200, 200, 50), ended=[2])
-    data.save(tmp_path / "ours.hdf5")
-    in_fresh_python(
-        "import sys, gymnasium, numpy, dsrl.offline_bullet_safety_gym\n"
-        "world = gymnasium.make('OfflineBallCircle-v0').unwrapped\n"
-        "numpy.savez(sys.argv[2], **world.get_dataset(h5path=sys.argv[1]))\n",
-        tmp_path / "ours.hdf5",
-        tmp_path / "theirs.npz",
-    )
     theirs = np.load(tmp_path / "theirs.npz")
     for key in KEYS[:5]:
         assert np.array_equal(theirs[key], getattr(data, key).numpy()), key
     assert np.array_equal(theirs["terminals"], data.terminated.numpy())
     assert np.flatnonzero(theirs["timeouts"]).tolist() == [199, 399]
-
-
-@needs_dsrl
-def test_task_facts_are_dsrls():
-    in_fresh_python(
-        "import gymnasium, dsrl.offline_bullet_safety_gym\n"
-        "from safediffkit.data.tasks import TASKS\n"
-        "for name, task in TASKS.items():\n"
-        "    world = gymnasium.make(name).unwrapped\n"
-        "    assert task.rewards == (world.min_episode_reward, world.max_episode_reward), name\n"
-        "    assert task.costs == (world.min_episode_cost, world.max_episode_cost), name\n"
-        "    assert task.file == world.dataset_url.split('/')[-1], name\n"
-        "    assert (task.obs,) == world.observation_space.shape, name\n"
-        "    assert (task.act,) == world.action_space.shape, name\n"
-        "    assert task.box == (world.action_space.low.min(), world.action_space.high.max()), name\n"
-        "    assert task.horizon == gymnasium.spec(name).max_episode_steps, name\n"
-    )
 
 
 # ---------------------------------------------------------------- whole or not at all
@@ -246,7 +234,7 @@ def test_what_could_not_be_read_back_is_not_written(make_dataset, tmp_path, comp
         "'rewards' has 1 NaN or infinite values, the first in row 4": dataclasses.replace(data, rewards=nan),
         "episode after episode": dataclasses.replace(data, episode=data.episode + 1),
         "terminated only at": dataclasses.replace(data, terminated=torch.arange(6) == 1),
-        "episode after episode|equal the next row": data.batch(6, torch.Generator().manual_seed(0)),
+        "a batch is not": data.batch(6, torch.Generator().manual_seed(0)),
     }
     for message, dataset in wrong.items():
         with pytest.raises(ValueError, match=message):
@@ -415,14 +403,14 @@ def test_a_newer_format_is_refused(make_dataset, tmp_path):
 
 
 def test_a_file_that_cannot_be_read_at_all_is_an_os_error(make_dataset, tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing.hdf5"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.hdf5"):
         load_file(tmp_path / "missing.hdf5")
     with pytest.raises(IsADirectoryError, match=re.escape(str(tmp_path))):
         load_file(tmp_path)
     path = tmp_path / "a.hdf5"
     for content in (b"", b"not HDF5 at all", b"<!doctype html>" * 999):
         path.write_bytes(content)
-        with pytest.raises(OSError, match="a.hdf5 cannot be read: not HDF5, cut short, or damaged"):
+        with pytest.raises(OSError, match=r"a\.hdf5 cannot be read: not HDF5, cut short, or damaged"):
             load_file(path)
 
 
@@ -441,17 +429,15 @@ def test_a_cut_or_damaged_file_is_never_taken_for_a_whole_one(make_dataset, tmp_
         start = draw.integers(len(whole) - 64)
         damaged[start : start + 64] = draw.bytes(64)
         path.write_bytes(damaged)
-        try:
-            load_file(path)  # unused bytes do no harm
-        except (OSError, ValueError) as error:
-            assert "a.hdf5" in str(error)  # noqa: PT017: whether it raises depends on where the damage is
+        with contextlib.suppress(OSError, ValueError):  # no other error; bytes that mean nothing do no harm
+            load_file(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_no_permission_is_said_as_such(make_dataset, tmp_path):
     make_dataset().save(tmp_path / "a.hdf5")
     (tmp_path / "a.hdf5").chmod(0)
-    with pytest.raises(PermissionError, match="a.hdf5"):
+    with pytest.raises(PermissionError, match=r"a\.hdf5"):
         load_file(tmp_path / "a.hdf5")
 
 
@@ -505,7 +491,3 @@ def test_load_reads_a_given_file_and_checks_it_for_the_task(make_dataset, tmp_pa
 def test_an_unknown_source_lists_the_choices():
     with pytest.raises(ValueError, match="unknown source 'web'; choose 'bundled' or 'dsrl'"):
         load("OfflineBallCircle-v0", source="web")
-
-
-def test_h5py_is_imported_only_when_needed():
-    in_fresh_python("import sys, safediffkit.data.sources; assert 'h5py' not in sys.modules")

@@ -28,6 +28,8 @@ def curved(x, level, condition=None):
     return torch.tanh(1.3 * x + level.like(x).sigma)
 
 
+# diffusers' own, under numpy 2
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
 @pytest.mark.parametrize("curve", ["linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("steps", [1, 2, 10, 50])
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_descend_goes_from_the_noisiest_level_to_clean_without_stopping_twice(ma
         assert len(strides) == steps
         assert strides[0][0].sigma == schedule.sigma[-1]
         assert (strides[-1][1].alpha, strides[-1][1].sigma) == (1, 0)
-        for (_, to), (at, _) in zip(strides, strides[1:], strict=False):
+        for (_, to), (at, _) in pairwise(strides):
             assert (to.alpha, to.sigma) == (at.alpha, at.sigma)
         assert all(to.log_snr > at.log_snr for at, to in strides)
         assert all(bool((schedule.alpha == at.alpha).any()) for at, _ in strides)

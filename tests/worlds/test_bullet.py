@@ -136,8 +136,8 @@ def test_render_shows_the_robot_not_the_cost_sphere():
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     assert picture.std() > 0
-    red = (picture[..., 0] > 150) & (picture[..., 1] < 120) & (picture[..., 2] < 120)
-    assert red.mean() < 0.01
+    r, g, b = picture.astype(int).transpose(2, 0, 1)
+    assert ((r - g > 40) & (abs(g - b) < 30)).mean() < 0.001  # red, as the walls beside the track are not
     assert make("OfflineBallRun-v0").render() is None
 
 
