@@ -23,7 +23,7 @@ HEADER = """\
 # Made by `make lock` from pyproject.toml (`make lock UPGRADE=1` for newer versions): do not edit by hand.
 # On Linux `make setup` takes the CPU build of torch, which satisfies its pin.
 """
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu/torch/"
 MACOS = {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix"}
 
 
@@ -63,15 +63,17 @@ def main() -> None:
     wanted += [r for extra in project["project"]["optional-dependencies"].values() for r in extra]
     pinned_apart = project["dependency-groups"]["no-deps"]
     constraints = kept([Requirement(r) for r in wanted])
+    options = []
     # The CPU build, or the CUDA packages of the plain one would be pinned too.
     if sys.platform == "linux":
         wanted = [f"{r}+cpu" if Requirement(r).name == "torch" else r for r in wanted]
         constraints = [c for c in constraints if Requirement(c).name != "torch"]
-    try:
-        found = resolve(wanted, constraints)
-    except subprocess.CalledProcessError:
-        print(f"Trying again with PyTorch's CPU index, {CPU_INDEX}", file=sys.stderr)
-        found = resolve(wanted, constraints, "--extra-index-url", CPU_INDEX)
+        try:
+            resolve([r for r in wanted if Requirement(r).name == "torch"], [], "--no-deps")
+        except subprocess.CalledProcessError:
+            print(f"No CPU build of torch at hand: looking at {CPU_BUILDS}", file=sys.stderr)
+            options = ["--find-links", CPU_BUILDS]
+    found = resolve(wanted, constraints, *options)
 
     pins = {canonical(m["name"]): m["version"].split("+")[0] for m in found}
     lines = {name: f"{name}=={version}" for name, version in pins.items()}

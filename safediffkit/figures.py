@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Num, Shaped
+from jaxtyping import Bool, Float, Num, Shaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -58,7 +58,7 @@ def _figure(*, title: str, x: str, y: str, width: int = 720, height: int = 420) 
     )
 
 
-def _array(values: Any) -> Num[np.ndarray, "..."]:
+def _array(values: Any) -> Shaped[np.ndarray, "..."]:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
@@ -316,3 +316,176 @@ def result_bars(
     if limit is not None:
         figure.add_hline(y=limit, line={"color": VERMILION, "dash": "dash"}, annotation={"text": f"limit {limit:g}"})
     return figure
+
+
+def score_plane(
+    scores: dict[str, tuple[Num[Any, "3"], Num[Any, "3"]]],
+    *,
+    limit: float | None = None,
+    title: str = "",
+    x: str = "normalised cost",
+    y: str = "normalised reward",
+) -> "plotly.graph_objects.Figure":
+    """Draw each name as one point in the plane of cost and reward, each given as (mean, low, high): reward, cost.
+
+    `limit` draws the cost that is still allowed; points left of it, or on it, are blue, the others vermilion. Symbols
+    tell the names apart.
+    """
+    figure = _figure(title=title, x=x, y=y)
+    symbols = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon", "triangle-down")
+    for n, (name, (reward, cost)) in enumerate(scores.items()):
+        (r, r_low, r_high), (c, c_low, c_high) = _numbers(reward), _numbers(cost)
+        colour = SAFE if limit is None or c <= limit else UNSAFE
+        figure.add_scatter(
+            x=[c],
+            y=[r],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbols[n % len(symbols)], "size": 11},
+            error_x={"symmetric": False, "array": [c_high - c], "arrayminus": [c - c_low], "color": GREY},
+            error_y={"symmetric": False, "array": [r_high - r], "arrayminus": [r - r_low], "color": GREY},
+        )
+    if limit is not None:
+        figure.add_vline(x=limit, line={"color": BLACK, "dash": "dash"}, annotation={"text": f"limit {limit:g}"})
+    figure.update_layout(legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
+    return figure
+
+
+def action_cloud(
+    actions: Num[Any, "plans 2"],
+    values: Num[Any, "plans"],
+    picked: Num[Any, "2"] | None = None,
+    *,
+    unit: str = "Q",
+    title: str = "",
+    x: str = "first action component",
+    y: str = "second action component",
+) -> "plotly.graph_objects.Figure":
+    """Draw actions with two components as points in their box, coloured by value, and the one `picked` as a star."""
+    actions, star = _numbers(actions), _numbers(np.zeros((0, 2)) if picked is None else picked).reshape(-1, 2)
+    figure = _figure(title=title, x=x, y=y, width=520, height=440)
+    figure.add_scatter(
+        x=actions[:, 0],
+        y=actions[:, 1],
+        mode="markers",
+        name="sampled action",
+        marker={
+            "color": _numbers(values),
+            "colorscale": "Viridis",
+            "colorbar": {"title": {"text": unit}, "thickness": 12},
+            "size": 7,
+            "opacity": 0.8,
+        },
+    )
+    figure.add_scatter(
+        x=star[:, 0],
+        y=star[:, 1],
+        mode="markers",
+        name="action taken",
+        marker={"color": VERMILION, "symbol": "star", "size": 18, "line": {"color": BLACK, "width": 1}},
+    )
+    box = {"range": [-1.08, 1.08], "dtick": 0.5}
+    figure.update_layout(xaxis=box, yaxis={**box, "scaleanchor": "x", "constrain": "domain"})
+    figure.update_xaxes(constrain="domain")
+    return figure
+
+
+def simplex(
+    weights: Num[Any, "batch 3"],
+    texts: list[str],
+    good: Bool[Any, "batch"],
+    chosen: int,
+    *,
+    corners: tuple[str, str, str] = ("imitate", "reward", "safety"),
+    outcomes: tuple[str, str] = ("within budget", "over budget"),
+    title: str = "",
+) -> "plotly.graph_objects.Figure":
+    """Draw triples of weights that sum to one as points of a triangle, each with a text; one of them is chosen.
+
+    The nearer a point to a corner, the larger that corner's weight: the first is at the top, then left, then right.
+    The points that are `good` are blue, the others vermilion.
+    """
+    corner_xy = np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])
+    at, good = _numbers(weights) @ corner_xy, _array(good).astype(bool)
+    figure = _figure(title=title, x="", y="", width=520, height=440)
+    ring = corner_xy[[0, 1, 2, 0]]
+    figure.add_scatter(
+        x=ring[:, 0], y=ring[:, 1], mode="lines", line={"color": GREY, "width": 1}, hoverinfo="skip", showlegend=False
+    )
+    for rows, colour, name, symbol in ((good, SAFE, outcomes[0], "circle"), (~good, UNSAFE, outcomes[1], "square")):
+        figure.add_scatter(
+            x=at[rows, 0],
+            y=at[rows, 1],
+            mode="markers+text",
+            name=name,
+            text=[text for text, shown in zip(texts, rows, strict=True) if shown],
+            textposition="bottom center",
+            textfont={"size": 11},
+            marker={"color": colour, "symbol": symbol, "size": 13},
+            hoverinfo="text",
+        )
+    figure.add_scatter(
+        x=at[[chosen], 0],
+        y=at[[chosen], 1],
+        mode="markers",
+        name="chosen",
+        marker={"color": "rgba(0, 0, 0, 0)", "size": 24, "line": {"color": BLACK, "width": 3}},
+        hoverinfo="skip",
+    )
+    for (right, up), corner, above in zip(corner_xy, corners, (True, False, False), strict=True):
+        words = {"text": f"all <b>{corner}</b>", "showarrow": False, "yshift": 24 if above else -46}
+        figure.add_annotation(x=right, y=up, **words)
+    hidden = {"visible": False, "constrain": "domain"}
+    figure.update_layout(
+        xaxis={**hidden, "range": [-0.15, 1.15]}, yaxis={**hidden, "range": [-0.25, 1.05], "scaleanchor": "x"}
+    )
+    return figure
+
+
+def beside(
+    *figures: "plotly.graph_objects.Figure", width: int = 1080, height: int = 430, gap: float = 0.09
+) -> "plotly.graph_objects.Figure":
+    """Put figures side by side as the panels of one, with one legend below; `gap` is a share of the width."""
+    from plotly.graph_objects import Figure
+
+    joined = Figure(layout={"template": _template(), "width": width, "height": height})
+    panel = (1 - gap * (len(figures) - 1)) / len(figures)
+    named: set[str] = set()
+    for n, figure in enumerate(figures):
+        left, k = n * (panel + gap), str(n + 1) if n else ""
+        for trace in figure.data:
+            trace = trace.to_plotly_json() | {"xaxis": f"x{k}", "yaxis": f"y{k}"}
+            if name := trace.get("name"):
+                trace |= {"legendgroup": name, "showlegend": name not in named}
+                named.add(name)
+            if "colorbar" in (marker := trace.get("marker", {})):
+                bar = marker["colorbar"] | {"x": min(left + panel, 1.0), "xpad": 4}
+                trace["marker"] = marker | {"colorbar": bar}
+            joined.add_trace(trace)
+        for kind in ("shapes", "annotations"):
+            for part in figure.layout[kind]:
+                moved = {end: _moved(part[end] or end[0], k) for end in ("xref", "yref")}
+                getattr(joined, f"add_{kind[:-1]}")(part.to_plotly_json() | moved)
+        across, up = (figure.layout[axis].to_plotly_json() for axis in ("xaxis", "yaxis"))
+        across |= {"domain": [left, min(left + panel, 1.0)], "anchor": f"y{k}"}
+        up |= {"anchor": f"x{k}"} | ({"scaleanchor": f"x{k}"} if "scaleanchor" in up else {})
+        joined.update_layout({f"xaxis{k}": across, f"yaxis{k}": up})
+        joined.add_annotation(
+            text=figure.layout.title.text or "",
+            font={"size": 15},
+            x=left,
+            y=1.02,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            align="left",
+        )
+    joined.update_layout(legend={"x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"}, margin={"r": 60})
+    return joined
+
+
+def _moved(axis: str, k: str) -> str:
+    """Say which axis of the whole "x", "x domain" and the like of panel `k` is."""
+    return f"{axis[0]}{k}{axis[1:]}"

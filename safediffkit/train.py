@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 when the record is written, 2 when the arguments make no sense."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    record_file = given.out.with_suffix(".json")
+    record_file = given.record or given.out.with_suffix(".json")
     checkpoint = given.out.with_name(given.out.name + ".checkpoint")
     try:
         module, config = _configured(given)
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("task", help='a DSRL task id, such as "OfflineBallCircle-v0"')
     parser.add_argument("--out", type=Path, required=True, help="file for the policy; the record gets its name + .json")
+    parser.add_argument("--record", type=Path, help="file for the record, if not beside the policy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="number of updates (default: the method's)")
     parser.add_argument(
@@ -116,7 +117,8 @@ def _run(given: argparse.Namespace, module: Any, config: Any, checkpoint: Path) 
 
     torch.set_num_threads(1)  # two busy threads on two cores made a small update forty times slower
     dataset = load(given.task, source=given.source, path=given.data)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    for file in filter(None, (given.out, given.record)):
+        file.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     watch = progress(config.steps, f"{given.method} {given.task}")
     policy = module.train(dataset, config, watch, checkpoint=checkpoint)

@@ -77,7 +77,7 @@ def test_nothing_saved_is_overwritten(tmp_path, data, capsys):
         (["spy", TASK], "invalid choice: 'spy'"),
         (["spi", "OfflineBallRum-v0"], "did you mean 'OfflineBallRun-v0'"),
         (["spi", TASK, "--set", "imitate=0.9"], "sum to 1"),
-        (["spi", TASK, "--set", "imitatte=0.9"], "imitatte=0.9: give NAME=VALUE with a name among batch, candidates"),
+        (["spi", TASK, "--set", "imitatte=0.9"], "imitatte=0.9: give NAME=VALUE with a name among average_rate"),
         (["spi", TASK, "--steps", "0"], "at least 1 update"),
         (["spi", TASK, "--set", "hidden=wide"], "hidden=wide: an int is needed"),
         (["bc", TASK, "--episodes", "0"], "--episodes 0: at least 1"),

@@ -24,7 +24,7 @@ class Config:
     batch: int = 256
     hidden: int = 128
     layers: int = 2
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
 
 
 class Imitation(nn.Module):

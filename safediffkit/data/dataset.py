@@ -38,12 +38,16 @@ class Dataset:
         return Dataset(**columns, provenance=self.provenance)
 
     def where(self, mask: Bool[Tensor, "steps"]) -> "Dataset":
-        """Keep the rows where `mask` is true; kept episodes are numbered anew from 0, in order."""
+        """Keep the rows where `mask` is true; kept episodes are numbered anew from 0, in order.
+
+        A mask that keeps whole episodes keeps them usable: `windows` and the sums to go take the rows of an episode
+        for consecutive steps.
+        """
         kept = self._rows(mask)
         return replace(kept, episode=torch.unique_consecutive(kept.episode, return_inverse=True)[1])
 
     def batch(self, size: int, generator: torch.Generator | None = None) -> "Dataset":
-        """Draw `size` rows uniformly with replacement; `episode` keeps the numbers of this table."""
+        """Draw `size` rows uniformly with replacement: steps to learn from, no longer episodes to sum over."""
         return self._rows(torch.randint(len(self), (size,), generator=generator))
 
     def agent(self, j: int) -> "Dataset":

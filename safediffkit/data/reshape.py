@@ -25,7 +25,12 @@ def graded(limit: float) -> Risk:
     """
     if not limit > 0:
         raise ValueError(f"limit is {limit}: the cost that counts as full risk must be above 0")
-    return lambda costs: (costs / limit).clip(max=1)
+
+    def graded_risk(costs: Any) -> Any:
+        return (costs / limit).clip(max=1)
+
+    graded_risk.__name__ = f"graded({limit:g})"  # what a result record calls it
+    return graded_risk
 
 
 def remap_cost(costs: Shaped[Any, "*batch"], risk: Risk = happened) -> Float[Any, "*batch"]:

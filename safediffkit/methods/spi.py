@@ -42,11 +42,12 @@ class Config:
     levels: int = 5  # T
     batch: int = 256
     hidden: int = 128
-    learning_rate: float = 3e-4
-    target_rate: float = 0.005  # share of the way that target critics and the averaged policy move an update
+    learning_rate: float = 1e-3
+    target_rate: float = 0.02  # share of the way that the target critics move at an update
+    average_rate: float = 0.005  # the same for the averaged policy, which acts
     extraction: Rule = "reward"  # Eq. 12 as printed, or our variant: see `SPI.choose`
     candidates: int = 50  # copies of the state, n of Eq. 12
-    safest_share: float = 0.2  # of the candidates, in our variant
+    safest_share: float = 0.5  # of the candidates, in our variant
 
     def __post_init__(self) -> None:
         weights = (self.imitate, self.reward, self.safety)
@@ -189,7 +190,8 @@ def train(dataset: Dataset, config: Config = Config(), watch: Watch = ignore, *,
             actor.zero_grad()
             loss.backward()
             actor.step()
-            follow(target, policy, config.target_rate)
+            follow(target.critics, policy.critics, config.target_rate)
+            follow(target.noise_model, policy.noise_model, config.average_rate)
             return {"critics": critic_loss.detach(), "imitation": imitation.detach(), "policy": loss.detach()}
 
         parts: dict[str, Stateful] = {"policy": policy, "target": target, "actor": actor, "judge": judge}

@@ -238,6 +238,7 @@ def test_halves_of_different_files_are_never_joined(mirror, folder, make_dataset
     mirror.content = (tmp_path / "source.hdf5").read_bytes()
     assert torch.equal(fetch().actions, make_dataset((200, 200), seed=1).actions)
     assert (folder / TASK.file).read_bytes() == mirror.content
+    assert len(mirror.requests) == 1  # the server itself saw that the tag is another
 
 
 @pytest.mark.parametrize("trouble", ["wrong range", "wrong tag", 416])

@@ -389,6 +389,9 @@ def test_compact_files_need_one_last_row_an_episode(make_dataset, tmp_path, stor
     for wrong in (last[:2], last[:, :5], last[:, 0]):
         with pytest.raises(ValueError, match=r"'last_next_observations' has shape .*needed: \(3, 8\)"):
             load_file(store(arrays | {"last_next_observations": wrong}))
+    unfinished = arrays["timeouts"].copy()
+    unfinished[-1] = False
+    assert_same(load_file(store(arrays | {"timeouts": unfinished})), load_file(tmp_path / "a.hdf5"))
     last[1, 3] = np.nan
     with pytest.raises(ValueError, match="'last_next_observations' has 1 NaN"):
         load_file(store(arrays | {"last_next_observations": last}))

@@ -1,0 +1,89 @@
+import json
+from functools import partial
+
+import pytest
+
+from safediffkit import benchmark, selection
+
+
+@pytest.fixture
+def chosen(tmp_path):
+    results = tmp_path / "assets" / "results"
+    results.mkdir(parents=True)
+    for task in benchmark.TASKS:
+        record = {"chosen": {"weights": [0.5, 0.1, 0.4]}}
+        (results / f"weights-{task}.json").write_text(json.dumps(record))
+    return tmp_path
+
+
+def test_the_table_has_every_method_task_and_seed_once(chosen):
+    commands = benchmark.spi_table(chosen / "assets", chosen / "runs", steps=7)
+    records = [one[one.index("--record") + 1] for one in commands]
+    assert len(set(records)) == len(records) == 5 * 2 * 3
+    assert all(one[one.index("--steps") + 1] == "7" for one in commands)
+    without = next(one for one in commands if "spi-without-safety-OfflineCarCircle-v0-2" in " ".join(one))
+    assert without[without.index("--set") + 1 :] == ["imitate=0.8333333333", "reward=0.1666666667", "safety=0"]
+
+
+def test_ablated_and_simplex_weights_are_valid_settings(chosen):
+    from safediffkit import train
+
+    spi = benchmark.spi_table(chosen / "assets", chosen / "runs", 1)
+    simplex = benchmark.simplex_table(chosen / "assets", chosen / "runs", 1)
+    assert len(simplex) == 10
+    for command in (*spi, *simplex):
+        _, config = train._configured(train._parser().parse_args(command))
+        assert config.steps == 1
+
+
+def test_finished_records_are_not_run_again(chosen, monkeypatch, capsys):
+    ran = []
+
+    def pretend(command):
+        ran.append(command)
+        return 0
+
+    monkeypatch.setattr(benchmark, "_run", pretend)
+    arguments = ["spi", "--assets", str(chosen / "assets"), "--runs", str(chosen / "runs")]
+    (chosen / "assets" / "results" / "bc-OfflineBallCircle-v0-0.json").write_text("{}")
+    assert benchmark.main(arguments) == 0
+    assert len(ran) == 29
+    assert "1 of 30" in capsys.readouterr().out
+
+
+def test_a_failed_run_is_told(chosen, monkeypatch):
+    monkeypatch.setattr(benchmark, "_run", lambda command: 1)
+    assert benchmark.main(["simplex", "--assets", str(chosen / "assets")]) == 1
+
+
+def test_without_chosen_weights_it_says_what_to_run(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(["spi", "--assets", str(tmp_path)])
+    assert "safediffkit.selection" in capsys.readouterr().err
+
+
+def test_selection_chooses_the_best_that_is_predicted_safe_on_held_out_episodes(monkeypatch):
+    from builders import make_dataset
+
+    from safediffkit.methods import spi
+    from safediffkit.safety import evaluation
+
+    monkeypatch.setattr("safediffkit.data.sources.load", lambda task: make_dataset(episodes=10, obs=7))
+    held_out = []
+
+    def predict(policy, dataset, *, horizon, seed):
+        assert policy.extraction == "safest"
+        held_out.append(int(dataset.episode[-1]) + 1)
+        return evaluation.Prediction(reward=100.0 * len(held_out), cost=5.0 * len(held_out))
+
+    monkeypatch.setattr(evaluation, "fitted_q_evaluation", predict)
+    monkeypatch.setattr(spi, "Config", partial(spi.Config, hidden=8, batch=8))
+    choose = partial(selection.select, "OfflineBallRun-v0", steps=1, seed=0)
+    weights = ((0.5, 0.1, 0.4), (0.3, 0.3, 0.4), (0.2, 0.4, 0.4))
+    record = choose(budget=12, weights=weights)
+    assert held_out == [3] * 3
+    assert [one["predicted_cost"] for one in record["candidates"]] == [5, 10, 15]
+    assert record["chosen"]["weights"] == [0.3, 0.3, 0.4]  # the third would earn more and cost 15
+    json.dumps(record)
+    with pytest.raises(ValueError, match="no candidate is predicted to cost at most 1"):
+        choose(budget=1, weights=weights)
