@@ -12,6 +12,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 TASKS = ("OfflineBallCircle-v0", "OfflineCarCircle-v0")
 SEEDS = (0, 1, 2)
@@ -29,7 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--steps", type=int, default=6000, help="updates of every run (default: 6000)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
+    parser.add_argument("--show", action="store_true", help="run nothing; print the records there are as a table")
     given = parser.parse_args(arguments)
+    if given.show:
+        print(markdown(sorted((given.assets / "results").glob("*-[0-9].json"))))
+        return 0
     try:
         make = spi_table if given.table == "spi" else simplex_table
         commands = make(given.assets, given.runs, given.steps)
@@ -51,7 +56,7 @@ def _run(arguments: Command) -> int:
 def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     """List the runs of SPI, its two ablations, BC and BC-Safe. [SPI Table 2, part of Table 1]
 
-    An ablation sets one weight to zero and scales the others up to sum to one. SPI's weights are the ones that
+    An ablation sets one weight to zero and scales the others up to sum to one. SPI's weights and share are those that
     `safediffkit.selection` chose on held-out episodes for the "safest" rule; both rules are scored.
 
     Raises:
@@ -60,7 +65,7 @@ def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     commands = []
     for seed in SEEDS:
         for task in TASKS:
-            imitate, reward, safety = _chosen(assets / "results" / f"weights-{task}.json")
+            (imitate, reward, safety), share = _chosen(assets / "results" / f"weights-{task}.json")
             for name, method, weights in (
                 ("spi", "spi", (imitate, reward, safety)),
                 ("bc-safe", "bc-safe", None),
@@ -70,8 +75,30 @@ def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
             ):
                 kept = assets / "policies" / task / name if (task, seed) == SHOWN else runs / f"{name}-{task}-{seed}"
                 record = assets / "results" / f"{name}-{task}-{seed}.json"
-                commands.append(_command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, weights))
+                settings = {} if weights is None else _weights(weights) | {"safest_share": share}
+                commands.append(_command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, settings))
     return commands
+
+
+def markdown(records: list[Path]) -> str:
+    """Draw up records as a Markdown table: mean over seeds, and the least and greatest seed in brackets."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for file in records:
+        record = json.loads(file.read_text())
+        name = file.stem.removesuffix(f"-{record['task']}-{record['config']['seed']}")
+        for rule, score in record["scores"].items():
+            groups.setdefault((record["task"], name, rule), []).append(score)
+    lines = [
+        "| task | method | rule | seeds | normalised reward | cost | within budget |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for names, scores in sorted(groups.items()):
+        figures = []
+        for key in ("normalised_reward", "cost", "within_budget"):
+            means = [score[key]["mean"] for score in scores]
+            figures.append(f"{sum(means) / len(means):.2f} ({min(means):.2f} to {max(means):.2f})")
+        lines.append(f"| {' | '.join(names)} | {len(scores)} | {' | '.join(figures)} |")
+    return "\n".join(lines)
 
 
 def simplex_table(assets: Path, runs: Path, steps: int) -> list[Command]:
@@ -81,25 +108,26 @@ def simplex_table(assets: Path, runs: Path, steps: int) -> list[Command]:
         for r in range(4 - i):
             s = 3 - i - r
             kept = folder / f"spi-{i}-{r}-{s}.safetensors"
-            commands.append(_command("spi", TASKS[0], 0, steps, kept, kept.with_suffix(".json"), (i, r, s)))
+            commands.append(_command("spi", *SHOWN, steps, kept, kept.with_suffix(".json"), _weights((i, r, s))))
     return commands
 
 
 def _command(
-    method: str, task: str, seed: int, steps: int, kept: Path, record: Path, weights: tuple[float, ...] | None
+    method: str, task: str, seed: int, steps: int, kept: Path, record: Path, settings: dict[str, float]
 ) -> Command:
     command = [method, task, "--seed", str(seed), "--steps", str(steps), "--out", str(kept), "--record", str(record)]
-    if weights is None:
-        return command
-    shares = zip(("imitate", "reward", "safety"), weights, strict=True)
-    return [*command, "--set", *(f"{name}={weight / sum(weights):.10g}" for name, weight in shares)]
+    return [*command, *(["--set"] if settings else []), *(f"{name}={value:.10g}" for name, value in settings.items())]
 
 
-def _chosen(file: Path) -> tuple[float, float, float]:
+def _weights(weights: tuple[float, ...]) -> dict[str, float]:
+    return {name: weight / sum(weights) for name, weight in zip(("imitate", "reward", "safety"), weights, strict=True)}
+
+
+def _chosen(file: Path) -> tuple[list[float], float]:
     if not file.exists():
         raise FileNotFoundError(f"no {file}: `python -m safediffkit.selection` chooses the weights and writes it")
-    imitate, reward, safety = json.loads(file.read_text())["chosen"]["weights"]
-    return imitate, reward, safety
+    chosen = json.loads(file.read_text())["chosen"]
+    return chosen["weights"], chosen["safest_share"]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Command line: choose SPI's three weights from recorded episodes alone, before any policy acts in the simulator.
+"""Command line: choose SPI's weights and safest share from recorded episodes alone, before it acts anywhere.
 
     python -m safediffkit.selection OfflineBallCircle-v0 --out runs/weights.json
 
-Each candidate is trained on 70 % of the episodes and acts by the "safest" rule. Fitted Q evaluation on the other 30 % predicts what its episodes sum
-to; chosen is the greatest predicted reward among the candidates whose predicted cost is within the budget.
+Each candidate is trained on 70 % of the episodes and acts by the "safest" rule. Fitted Q evaluation on the other 30 %
+predicts what its episodes sum to; chosen is the greatest predicted reward among the candidates whose predicted cost is
+within the budget.
 """
 
 import argparse
@@ -14,11 +15,8 @@ from typing import Any
 
 from safediffkit.train import circumstances, command, write_record
 
-WEIGHTS = tuple(
-    (round(1 - reward - safety, 2), reward, safety)  # imitate, reward, safety
-    for reward in (0.1, 0.2)
-    for safety in (0.2, 0.4, 0.6)
-)
+WEIGHTS = ((0.7, 0.1, 0.2), (0.5, 0.1, 0.4), (0.3, 0.1, 0.6))  # imitate, reward, safety
+SHARES = (0.3, 0.5)  # of the candidates, among which the "safest" rule picks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +50,7 @@ def select(
     seed: int,
     weights: tuple[tuple[float, float, float], ...] = WEIGHTS,
 ) -> dict[str, Any]:
-    """Train SPI for every triple of weights and predict its episodes on held-out ones.
+    """Train SPI for every triple of weights and predict, on held-out episodes, its own for every share of `SHARES`.
 
     Raises:
         ValueError: the task is unknown, or no candidate is predicted to stay within the budget.
@@ -76,15 +74,19 @@ def select(
     candidates: list[dict[str, Any]] = []
     for imitate, reward, safety in tqdm(weights, desc=f"weights {task}", unit="candidate"):
         config = spi.Config(imitate=imitate, reward=reward, safety=safety, steps=steps, seed=seed, extraction="safest")
-        predicted = fitted_q_evaluation(spi.train(seen, config), unseen, horizon=facts.horizon, seed=seed)
-        candidates.append(
-            {
-                "weights": [imitate, reward, safety],
-                "predicted_normalised_reward": round((predicted.reward - low) / (high - low), 3),
-                "predicted_cost": round(predicted.cost, 1),
-            }
-        )
-        tqdm.write(str(candidates[-1]))
+        policy = spi.train(seen, config)
+        for share in SHARES:
+            policy.safest_share = share
+            predicted = fitted_q_evaluation(policy, unseen, horizon=facts.horizon, seed=seed)
+            candidates.append(
+                {
+                    "weights": [imitate, reward, safety],
+                    "safest_share": share,
+                    "predicted_normalised_reward": round((predicted.reward - low) / (high - low), 3),
+                    "predicted_cost": round(predicted.cost, 1),
+                }
+            )
+            tqdm.write(str(candidates[-1]))
     safe = [one for one in candidates if one["predicted_cost"] <= budget]
     if not safe:
         raise ValueError(f"no candidate is predicted to cost at most {budget:g}: {candidates}")

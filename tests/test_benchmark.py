@@ -11,7 +11,7 @@ def chosen(tmp_path):
     results = tmp_path / "assets" / "results"
     results.mkdir(parents=True)
     for task in benchmark.TASKS:
-        record = {"chosen": {"weights": [0.5, 0.1, 0.4]}}
+        record = {"chosen": {"weights": [0.5, 0.1, 0.4], "safest_share": 0.3}}
         (results / f"weights-{task}.json").write_text(json.dumps(record))
     return tmp_path
 
@@ -22,7 +22,12 @@ def test_the_table_has_every_method_task_and_seed_once(chosen):
     assert len(set(records)) == len(records) == 5 * 2 * 3
     assert all(one[one.index("--steps") + 1] == "7" for one in commands)
     without = next(one for one in commands if "spi-without-safety-OfflineCarCircle-v0-2" in " ".join(one))
-    assert without[without.index("--set") + 1 :] == ["imitate=0.8333333333", "reward=0.1666666667", "safety=0"]
+    assert without[without.index("--set") + 1 :] == [
+        "imitate=0.8333333333",
+        "reward=0.1666666667",
+        "safety=0",
+        "safest_share=0.3",
+    ]
 
 
 def test_ablated_and_simplex_weights_are_valid_settings(chosen):
@@ -62,6 +67,18 @@ def test_without_chosen_weights_it_says_what_to_run(tmp_path, capsys):
     assert "safediffkit.selection" in capsys.readouterr().err
 
 
+def test_records_become_a_table(tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    for seed, reward in ((0, 0.2), (1, 0.6)):
+        score = {key: {"mean": reward} for key in ("normalised_reward", "cost", "within_budget")}
+        record = {"task": "OfflineBallRun-v0", "config": {"seed": seed}, "scores": {"safest": score}}
+        (results / f"spi-OfflineBallRun-v0-{seed}.json").write_text(json.dumps(record))
+    table = benchmark.markdown(sorted(results.glob("*.json")))
+    cell = "0.40 (0.20 to 0.60)"
+    assert table.splitlines()[2] == f"| OfflineBallRun-v0 | spi | safest | 2 | {cell} | {cell} | {cell} |"
+
+
 def test_selection_chooses_the_best_that_is_predicted_safe_on_held_out_episodes(monkeypatch):
     from builders import make_dataset
 
@@ -73,17 +90,18 @@ def test_selection_chooses_the_best_that_is_predicted_safe_on_held_out_episodes(
 
     def predict(policy, dataset, *, horizon, seed):
         assert policy.extraction == "safest"
-        held_out.append(int(dataset.episode[-1]) + 1)
+        held_out.append((policy.safest_share, int(dataset.episode[-1]) + 1))
         return evaluation.Prediction(reward=100.0 * len(held_out), cost=5.0 * len(held_out))
 
     monkeypatch.setattr(evaluation, "fitted_q_evaluation", predict)
     monkeypatch.setattr(spi, "Config", partial(spi.Config, hidden=8, batch=8))
     choose = partial(selection.select, "OfflineBallRun-v0", steps=1, seed=0)
-    weights = ((0.5, 0.1, 0.4), (0.3, 0.3, 0.4), (0.2, 0.4, 0.4))
+    weights = ((0.5, 0.1, 0.4), (0.3, 0.3, 0.4))
     record = choose(budget=12, weights=weights)
-    assert held_out == [3] * 3
-    assert [one["predicted_cost"] for one in record["candidates"]] == [5, 10, 15]
-    assert record["chosen"]["weights"] == [0.3, 0.3, 0.4]  # the third would earn more and cost 15
+    assert held_out == [(0.3, 3), (0.5, 3)] * 2
+    assert [one["predicted_cost"] for one in record["candidates"]] == [5, 10, 15, 20]
+    chosen = record["chosen"]
+    assert (chosen["weights"], chosen["safest_share"]) == ([0.5, 0.1, 0.4], 0.5)  # the next would earn more and cost 15
     json.dumps(record)
     with pytest.raises(ValueError, match="no candidate is predicted to cost at most 1"):
         choose(budget=1, weights=weights)

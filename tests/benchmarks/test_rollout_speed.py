@@ -12,8 +12,8 @@ from safediffkit.methods.spi import SPI
 @pytest.mark.benchmark
 def test_lockstep_beats_one_world_at_a_time(record_property):
     torch.manual_seed(0)
-    policy = SPI(7, 2, hidden=128, levels=5, extraction="reward", candidates=50, safest_share=0.2)
-    arguments = {"world": "OfflineBallRun-v0", "budget": 20}
+    policy = SPI(8, 2, hidden=128, levels=5, extraction="reward", candidates=10, safest_share=0.2)
+    arguments = {"world": "OfflineBallCircle-v0", "budget": 20}
     rollout(policy, **arguments, episodes=1, seed=0)  # loads the simulator
 
     start = time.perf_counter()
@@ -25,7 +25,7 @@ def test_lockstep_beats_one_world_at_a_time(record_property):
         rollout(policy, **arguments, episodes=1, seed=k)
     alone = time.perf_counter() - start
 
-    assert len(together) == 20 * 100
+    assert len(together) == 20 * 200
     ratio = alone / lockstep
     record_property("ratio", ratio)
     print(f"\none at a time {alone:.2f} s, lockstep {lockstep:.2f} s, ratio {ratio:.1f}")
