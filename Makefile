@@ -17,7 +17,7 @@ export OMP_NUM_THREADS := 1
 export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test setup lint type unit bench notebooks lock clean
+.PHONY: help lab test setup lint type unit bench notebooks results lock clean
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -51,6 +51,16 @@ bench: setup  ## timing tests
 notebooks: setup  ## run every lesson
 	@$(PY) -m pytest -o addopts= -o filterwarnings=default --nbmake --nbmake-kernel=python3 --nbmake-timeout=60 \
 	  --durations=0 $(NOTEBOOKS)
+
+RESULTS := tutorials/assets/results
+WEIGHTS := $(RESULTS)/weights-OfflineBallCircle-v0.json $(RESULTS)/weights-OfflineCarCircle-v0.json
+
+results: setup $(WEIGHTS)  ## make the records and policies that are missing in tutorials/assets (an hour for all)
+	@$(PY) -m safediffkit.benchmark spi --jobs 2
+	@$(PY) -m safediffkit.benchmark simplex --steps 4000 --jobs 2
+
+$(RESULTS)/weights-%.json:
+	@$(PY) -m safediffkit.selection $* --out $@
 
 lock:  ## renew requirements.lock from pyproject.toml
 	@$(make_venv)

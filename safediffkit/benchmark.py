@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("table", choices=("spi", "simplex"), help="spi: the results; simplex: the lesson's policies")
     parser.add_argument("--assets", type=Path, default=Path("tutorials/assets"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--steps", type=int, default=6000, help="updates of every run (default: 6000)")
+    parser.add_argument("--steps", type=int, default=5000, help="updates of every run (default: 5000)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--show", action="store_true", help="run nothing; print the records there are as a table")
     given = parser.parse_args(arguments)

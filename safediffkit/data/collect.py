@@ -27,7 +27,7 @@ Settings = dict[str, float]
 CONTROLLERS = Path(__file__).with_name("controllers.json")
 DRAWS = 2  # episodes run for each one kept
 LIMITS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the task's greatest cost to tune a setting for
-ROUNDS = 6  # of the cross-entropy method for each limit
+ROUNDS, POPULATION = 6, 20  # of the cross-entropy method for each limit
 
 
 # --- controllers: (observation, settings) -> action, without memory ---
@@ -270,19 +270,19 @@ def tune(task: str, seed: int, *, progress: bool = False) -> list[Settings]:
     world = make(facts.name)
     least, most = np.array(list(controller.ranges.values())).T
     mean, tuned = (least + most) / 2, []
-    population, elite, tries = 20, 5, 2
+    tries = 2
     with tqdm(total=len(LIMITS) * ROUNDS, desc=f"tune {facts.name}", disable=not progress) as bar:
         for number, share in enumerate(LIMITS):
             spread = (most - least) / (3 if number == 0 else 6)  # later limits start from the one before
             for _ in range(ROUNDS):
-                guesses = np.clip(mean + spread * generator.standard_normal((population, len(mean))), least, most)
+                guesses = np.clip(mean + spread * generator.standard_normal((POPULATION, len(mean))), least, most)
                 guesses[0] = mean
                 start = int(generator.integers(2**31))  # the same episodes for every guess
                 values = [
                     np.mean([_value(facts, controller, world, guess, share, start + k) for k in range(tries)])
                     for guess in guesses
                 ]
-                chosen = guesses[np.argsort(values)[-elite:]]
+                chosen = guesses[np.argsort(values)[-(POPULATION // 4) :]]
                 mean, spread = chosen.mean(0), chosen.std(0) + 0.01 * (most - least)
                 bar.update()
                 bar.set_postfix(limit=share * facts.costs[1], value=f"{max(values):.3f}")

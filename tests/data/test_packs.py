@@ -61,7 +61,7 @@ def test_is_a_natural_mix_that_is_unsafe_to_imitate(pack):
     task, dataset = pack
     rewards, costs = scores(task, dataset)
     limit = min(20.0, task.costs[1] / 4)
-    assert 0.15 <= (costs <= limit).float().mean() <= 0.4
+    assert 0.2 <= (costs <= limit).float().mean() <= 0.55
     assert costs.mean() > 0.3 * task.costs[1]
     assert rewards[costs <= limit].std() > 0.05
     # far from the frontier at every cost level, not on it alone
