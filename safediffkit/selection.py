@@ -15,8 +15,8 @@ from typing import Any
 
 from safediffkit.train import circumstances, command, write_record
 
-WEIGHTS = ((0.7, 0.1, 0.2), (0.5, 0.1, 0.4), (0.3, 0.1, 0.6))  # imitate, reward, safety
-SHARES = (0.3, 0.5)  # of the candidates, among which the "safest" rule picks
+WEIGHTS = ((0.7, 0.1, 0.2), (0.5, 0.1, 0.4))  # imitate, reward, safety
+SHARES = (0.4, 0.5, 0.6)  # of the candidates, among which the "safest" rule picks
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +59,7 @@ def select(
     from tqdm import tqdm
 
     from safediffkit import load
+    from safediffkit.data.reshape import safe_only
     from safediffkit.data.tasks import find_task
     from safediffkit.learning import words
     from safediffkit.methods import spi
@@ -71,13 +72,14 @@ def select(
     held_out = torch.zeros(episodes, dtype=torch.bool)
     held_out[torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))[: round(0.3 * episodes)]] = True
     seen, unseen = dataset.where(~held_out[dataset.episode]), dataset.where(held_out[dataset.episode])
+    visited = safe_only(unseen, budget).observations  # a policy worth choosing will be in such states
     candidates: list[dict[str, Any]] = []
     for imitate, reward, safety in tqdm(weights, desc=f"weights {task}", unit="candidate"):
         config = spi.Config(imitate=imitate, reward=reward, safety=safety, steps=steps, seed=seed, extraction="safest")
         policy = spi.train(seen, config)
         for share in SHARES:
             policy.safest_share = share
-            predicted = fitted_q_evaluation(policy, unseen, horizon=facts.horizon, seed=seed)
+            predicted = fitted_q_evaluation(policy, unseen, visited=visited, horizon=facts.horizon, seed=seed)
             candidates.append(
                 {
                     "weights": [imitate, reward, safety],

@@ -88,7 +88,7 @@ def test_selection_chooses_the_best_that_is_predicted_safe_on_held_out_episodes(
     monkeypatch.setattr("safediffkit.data.sources.load", lambda task: make_dataset(episodes=10, obs=7))
     held_out = []
 
-    def predict(policy, dataset, *, horizon, seed):
+    def predict(policy, dataset, *, visited, horizon, seed):
         assert policy.extraction == "safest"
         held_out.append((policy.safest_share, int(dataset.episode[-1]) + 1))
         return evaluation.Prediction(reward=100.0 * len(held_out), cost=5.0 * len(held_out))
@@ -98,10 +98,10 @@ def test_selection_chooses_the_best_that_is_predicted_safe_on_held_out_episodes(
     choose = partial(selection.select, "OfflineBallRun-v0", steps=1, seed=0)
     weights = ((0.5, 0.1, 0.4), (0.3, 0.3, 0.4))
     record = choose(budget=12, weights=weights)
-    assert held_out == [(0.3, 3), (0.5, 3)] * 2
-    assert [one["predicted_cost"] for one in record["candidates"]] == [5, 10, 15, 20]
+    assert held_out == [(0.4, 3), (0.5, 3), (0.6, 3)] * 2
+    assert [one["predicted_cost"] for one in record["candidates"]] == [5, 10, 15, 20, 25, 30]
     chosen = record["chosen"]
     assert (chosen["weights"], chosen["safest_share"]) == ([0.5, 0.1, 0.4], 0.5)  # the next would earn more and cost 15
     json.dumps(record)
-    with pytest.raises(ValueError, match="no candidate is predicted to cost at most 1"):
-        choose(budget=1, weights=weights)
+    with pytest.raises(ValueError, match="no candidate is predicted to cost at most 12"):
+        choose(budget=12, weights=weights)  # the predictions have gone up to 35 and more

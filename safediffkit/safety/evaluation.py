@@ -21,22 +21,29 @@ class Prediction:
 
 
 def fitted_q_evaluation(
-    policy: Policy, dataset: Dataset, *, horizon: int, steps: int = 3000, discount: float = 0.99, seed: int = 0
+    policy: Policy,
+    dataset: Dataset,
+    *,
+    visited: Float[Tensor, "batch obs"],
+    horizon: int,
+    steps: int = 3000,
+    discount: float = 0.99,
+    seed: int = 0,
 ) -> Prediction:
     """Predict a policy's episode reward and cost from recorded steps: fitted Q evaluation. [Le et al. 2019, Alg. 3]
 
     Values follow the recorded step and then one sampled action of the policy in each next state, drawn beforehand.
-    They are discounted averages a step, and `horizon` of them are an episode. They are averaged over recorded states
-    of all times and not over starts alone, because the discount would give the start of an episode most of the weight.
-    The prediction is only as good as the data covers what the policy does.
+    They are discounted averages a step, and `horizon` of them are an episode. They are averaged over `visited`: states
+    such as the policy is expected to meet throughout an episode, because from starts alone the discount would give the
+    first steps most of the weight. The prediction is only as good as the data covers what the policy does.
     """
     with seeded(seed) as generator:
         scale = Standardise(dataset.observations.shape[1])
         scale.fit(dataset.observations)
         with torch.no_grad():
             following = _act(policy, dataset.next_observations)
-            some = torch.randint(len(dataset), (2000,), generator=generator)
-            chosen = _act(policy, dataset.observations[some])
+            here = visited[torch.randint(len(visited), (2000,), generator=generator)]
+            chosen = _act(policy, here)
         signals = torch.stack([dataset.rewards, dataset.costs])
         size = signals.abs().mean(1, keepdim=True).clamp_min(1e-6)
         signals = (1 - discount) * signals / size
@@ -55,7 +62,7 @@ def fitted_q_evaluation(
             optimiser.step()
             follow(target, critics, 0.05)
         with torch.no_grad():
-            predicted = target(states[some], chosen).mean(1) * size[:, 0] * horizon
+            predicted = target(scale(here), chosen).mean(1) * size[:, 0] * horizon
     return Prediction(*predicted.tolist())
 
 
