@@ -149,6 +149,7 @@ def top_view(
     ):
         # one trace for all, cut by NaN: hundreds of traces would take plotly a hundred times as long
         cut = np.concatenate([lines, np.full((len(lines), 1, 2), np.nan)], 1).reshape(-1, 2)
+        cut = cut if len(cut) else np.full((1, 2), np.nan)  # kept from length zero for the widget
         figure.add_scatter(
             x=cut[:, 0],
             y=cut[:, 1],
@@ -414,11 +415,11 @@ def simplex(
     )
     for rows, colour, name, symbol in ((good, SAFE, outcomes[0], "circle"), (~good, UNSAFE, outcomes[1], "square")):
         figure.add_scatter(
-            x=at[rows, 0],
-            y=at[rows, 1],
+            x=np.where(rows, at[:, 0], np.nan),  # never of length zero, see `top_view`
+            y=np.where(rows, at[:, 1], np.nan),
             mode="markers+text",
             name=name,
-            text=[text for text, shown in zip(texts, rows, strict=True) if shown],
+            text=[text if shown else "" for text, shown in zip(texts, rows, strict=True)],
             textposition="bottom center",
             textfont={"size": 11},
             marker={"color": colour, "symbol": symbol, "size": 13},
@@ -443,7 +444,7 @@ def simplex(
 
 
 def beside(
-    *figures: "plotly.graph_objects.Figure", width: int = 1080, height: int = 430, gap: float = 0.09
+    *figures: "plotly.graph_objects.Figure", width: int = 1080, height: int = 470, gap: float = 0.12
 ) -> "plotly.graph_objects.Figure":
     """Put figures side by side as the panels of one, with one legend below; `gap` is a share of the width."""
     from plotly.graph_objects import Figure
@@ -482,7 +483,7 @@ def beside(
             showarrow=False,
             align="left",
         )
-    joined.update_layout(legend={"x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"}, margin={"r": 60})
+    joined.update_layout(legend={"x": 0, "xanchor": "left", "y": -0.34, "yanchor": "top"}, margin={"r": 60, "b": 130})
     return joined
 
 

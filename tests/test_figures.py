@@ -161,9 +161,9 @@ def test_the_simplex_puts_weights_where_they_belong():
     weights = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3]])
     figure = figures.simplex(weights, list("abcd"), np.array([True, False, True, True]), 3)
     _, good, bad, chosen = figure.data
-    np.testing.assert_allclose(good.x, [0.5, 1, 0.5])
-    np.testing.assert_allclose(good.y, [3**0.5 / 2, 0, 3**0.5 / 6])
-    assert (good.text, bad.text) == (("a", "c", "d"), ("b",))
+    np.testing.assert_allclose(good.x, [0.5, NAN, 1, 0.5])
+    np.testing.assert_allclose(good.y, [3**0.5 / 2, NAN, 0, 3**0.5 / 6])
+    assert (good.text, bad.text) == (("a", "", "c", "d"), ("", "b", "", ""))
     assert (good.marker.color, bad.marker.color) == (SAFE, UNSAFE)
     np.testing.assert_allclose([chosen.x[0], chosen.y[0]], [0.5, 3**0.5 / 6])
     assert [note.text for note in figure.layout.annotations] == [

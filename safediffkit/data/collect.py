@@ -363,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dataset = collect(given.task, given.episodes, given.seed, progress=True)
             write_file(dataset, given.out, compact=given.compact)
             print(f"wrote {given.episodes} episodes, {len(dataset)} steps, to {given.out}")
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
 
 
