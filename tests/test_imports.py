@@ -21,7 +21,7 @@ ORDER = (
     {"selection"},  # and so is this one, which writes records as train does
 )
 SEES = {room: set().union(*ORDER[:line]) for line, rooms in enumerate(ORDER) for room in rooms}
-SEES |= {"figures": {"data"}, "widgets": {"figures"}}
+SEES |= {"figures": {"data"}, "widgets": {"figures"}, "lessons": {"figures", "widgets"}}
 BESIDE = {"safety.evaluation": {"policy"}}  # it judges a policy, so it must know what one is
 LAZY = {name: home.removeprefix("safediffkit.") for name, home in safediffkit._HOMES.items()}
 HEAVY = {"torch", "plotly", "pybullet", "h5py", "gymnasium", "scipy"}

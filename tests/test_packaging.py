@@ -64,7 +64,7 @@ def test_the_core_dependencies_are_those_the_library_imports():
     for group, wanted in declared():
         asked[group].add(canonicalize_name(wanted.name))
     assert asked["dependencies"] <= taken()
-    assert taken() <= asked["dependencies"] | asked["sim"] | asked["no-deps"] | asked["lab"]
+    assert taken() <= asked["dependencies"] | asked["sim"] | asked["no-deps"] | asked["lab"] | asked["site"]
 
 
 def needs(platform):
