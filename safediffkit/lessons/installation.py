@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-# The simulated robots need these two beside the extra `sim`; they are installed with `--no-deps`, so no extra names them.
+# The simulated robots need these two beside the extra `sim`. No extra names them: they install with `--no-deps` only.
 _APART = ("bullet-safety-gym", "dsrl")
 _LATER = dict.fromkeys(("pybullet", *_APART), " (needed for the simulated robots, from lesson 4 on)")
 
