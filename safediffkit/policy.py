@@ -25,6 +25,16 @@ class History:
     costs: Float[Tensor, "worlds before *agents"]
     budget: Float[Tensor, "worlds"]  # cost allowed for the whole episode
 
+    @classmethod
+    def start(
+        cls, observation: Float[Tensor, "worlds *agents obs"], act: int, budget: Float[Tensor, "worlds"] | None = None
+    ) -> "History":
+        """Begin an episode in each world: one observation, no action taken, nothing paid; no budget means 0."""
+        worlds, *agents = observation.shape[:-1]
+        none = observation.new_zeros(worlds, 0, *agents)
+        limit = observation.new_zeros(worlds) if budget is None else budget
+        return cls(observation[:, None], observation.new_zeros(*none.shape, act), none, none, limit)
+
     @property
     def observation(self) -> Float[Tensor, "worlds *agents obs"]:
         """Give the latest observation of each world."""

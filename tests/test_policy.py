@@ -11,8 +11,7 @@ from safediffkit.policy import History, Policy
 
 
 def _history(worlds=4, obs=3):
-    none = torch.zeros(worlds, 0)
-    return History(torch.randn(worlds, 1, obs), torch.zeros(worlds, 0, 2), none, none, torch.full((worlds,), 5.0))
+    return History.start(torch.randn(worlds, obs), 2, torch.full((worlds,), 5.0))
 
 
 def test_history_tells_the_latest_observation_and_the_budget_left():
@@ -21,6 +20,17 @@ def test_history_tells_the_latest_observation_and_the_budget_left():
     history = History(seen, torch.zeros(2, 3, 1), costs, costs, torch.tensor([5.0, 1.0]))
     assert torch.equal(history.observation, seen[:, -1])
     assert history.budget_left.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize("agents", [(), (3,)])
+def test_an_episode_starts_with_one_observation_and_nothing_else(agents):
+    seen = torch.randn(4, *agents, 5)
+    history = History.start(seen, 2)
+    assert torch.equal(history.observation, seen)
+    assert history.actions.shape == (4, 0, *agents, 2)
+    assert history.rewards.shape == history.costs.shape == (4, 0, *agents)
+    assert history.budget_left.tolist() == [0, 0, 0, 0]
+    assert History.start(seen, 2, torch.ones(4)).budget_left.tolist() == [1, 1, 1, 1]
 
 
 def test_budget_left_counts_every_agent():

@@ -40,10 +40,11 @@ def fitted_q_evaluation(
     with seeded(seed) as generator:
         scale = Standardise(dataset.observations.shape[1])
         scale.fit(dataset.observations)
+        width = dataset.actions.shape[1]
         with torch.no_grad():
-            following = _act(policy, dataset.next_observations)
+            following = _act(policy, dataset.next_observations, width)
             here = visited[torch.randint(len(visited), (2000,), generator=generator)]
-            chosen = _act(policy, here)
+            chosen = _act(policy, here, width)
         signals = torch.stack([dataset.rewards, dataset.costs])
         size = signals.abs().mean(1, keepdim=True).clamp_min(1e-6)
         signals = (1 - discount) * signals / size
@@ -66,10 +67,5 @@ def fitted_q_evaluation(
     return Prediction(*predicted.tolist())
 
 
-def _act(policy: Policy, observations: Float[Tensor, "batch obs"]) -> Float[Tensor, "batch act"]:
-    return torch.cat([policy.act(_first(rows)) for rows in observations.split(1000)])
-
-
-def _first(observation: Float[Tensor, "worlds obs"]) -> History:
-    none = observation.new_zeros(len(observation), 0)
-    return History(observation[:, None], none[..., None], none, none, observation.new_zeros(len(observation)))
+def _act(policy: Policy, observations: Float[Tensor, "batch obs"], act: int) -> Float[Tensor, "batch act"]:
+    return torch.cat([policy.act(History.start(rows, act)) for rows in observations.split(1000)])

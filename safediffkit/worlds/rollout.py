@@ -110,8 +110,7 @@ def _width(space: gymnasium.Space[Any]) -> int:
 
 def _history(seen: list[Tensor], steps: list[list[Tensor]], budget: Tensor, act: int) -> History:
     if not steps:
-        none = torch.zeros(len(budget), 0)
-        return History(seen[0][:, None], torch.zeros(len(budget), 0, act), none, none, budget)
+        return History.start(seen[0], act, budget)
     action, reward, cost = (torch.stack(column, 1) for column in list(zip(*steps, strict=True))[:3])
     return History(torch.stack(seen, 1), action, reward, cost, budget)
 

@@ -18,8 +18,7 @@ def _mean_action(policy, plans=1):
 
 
 def _history(worlds):
-    none = torch.zeros(worlds, 0)
-    return History(torch.randn(worlds, 1, 3), torch.zeros(worlds, 0, 2), none, none, torch.zeros(worlds))
+    return History.start(torch.randn(worlds, 3), 2)
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.4, 0.2), (-0.1, 0.6, 0.5)])
