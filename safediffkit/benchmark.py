@@ -54,7 +54,7 @@ def _run(arguments: Command) -> int:
 
 
 def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
-    """List the runs of SPI, its two ablations, BC and BC-Safe. [SPI Table 2, part of Table 1]
+    """List the runs of SPI, its two ablations, BC and BC-Safe. [SPI Table 1, Table 2]
 
     An ablation sets one weight to zero and scales the others up to sum to one. SPI's weights and share are those that
     `safediffkit.selection` chose on held-out episodes for the "safest" rule; both rules are scored.

@@ -17,6 +17,7 @@ def chosen(tmp_path):
 
 
 def test_the_table_has_every_method_task_and_seed_once(chosen):
+    # [SPI Table 2]
     commands = benchmark.spi_table(chosen / "assets", chosen / "runs", steps=7)
     records = [one[one.index("--record") + 1] for one in commands]
     assert len(set(records)) == len(records) == 5 * 2 * 3

@@ -56,7 +56,7 @@ def ddpm_step(
 ) -> Float[Tensor, "*batch"]:
     """Draw from the posterior q(x_to | x_at, predicted clean x), from torch's global generator. [DDPM Eqs. 6-7]
 
-    Arriving at clean data, the posterior has no spread and nothing random is added.
+    Arriving at clean data, the posterior has no spread and nothing random is added. [SPI Eq. 3, 8]
     """
     clean, at, to = predict_clean(x, noise, at), at.like(x), to.like(x)
     keep = at.alpha / to.alpha  # signal kept on the way from `to` up to `at`
@@ -101,6 +101,8 @@ def noise_prediction_loss(
     forget: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Noise each row to a random level and score the noise guessed back by its mean squared error. [DDPM Eq. 14]
+
+    [SPI Eq. 7, 9] [DOM2 Eq. 3] [CBF Eq. 4] [TCDP Eq. 2], whose score is -noise / sigma: the same loss, level by level.
 
     With probability `forget` a row's whole condition becomes NaN, "not given", which classifier-free guidance needs.
 

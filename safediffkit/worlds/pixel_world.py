@@ -170,7 +170,7 @@ def q_values(
         ValueError: `discount` is outside [0, 1], or is 1 in a world without a time limit, a table is misshapen,
             or `policy` is another word.
 
-    [SPI Eqs. 5, 10, 11]
+    [SPI Sec. 3.1] [SPI Eq. 5, 10, 11]
     """
     shape = world.costs.shape
     if signal.shape != shape or (isinstance(policy, np.ndarray) and policy.shape != shape):

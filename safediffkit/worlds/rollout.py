@@ -15,6 +15,7 @@ from safediffkit.data.tasks import find_task
 from safediffkit.learning import seeded
 from safediffkit.policy import History, Policy
 
+_ROOM = 256  # steps that fit into a rollout's columns before they are doubled
 World = str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]]
 
 
@@ -87,32 +88,32 @@ def _lockstep(policy: Policy, worlds: list[gymnasium.Env[Any, Any]], budget: flo
     discrete = isinstance(space, gymnasium.spaces.Discrete)
     observation = np.stack([each.reset(seed=seed + i)[0] for i, each in enumerate(worlds)]).astype(np.float32)
     going = np.ones(len(worlds), dtype=bool)
-    seen = [torch.from_numpy(observation)]
-    steps: list[list[Tensor]] = []
-    limit = torch.full((len(worlds),), float(budget))
+    count, act = len(worlds), _width(space)
+    # Columns with room to spare: thousands of small tensors, kept one a step, would scatter over the heap and hold it.
+    kept = {name: torch.zeros(count, _ROOM) for name in ("rewards", "costs")}
+    kept |= {name: torch.zeros(count, _ROOM, dtype=torch.bool) for name in ("terminated", "live")}
+    kept |= {"observations": torch.zeros(count, _ROOM, observation.shape[1]), "actions": torch.zeros(count, _ROOM, act)}
+    kept["observations"][:, 0] = torch.from_numpy(observation)
+    limit, now = torch.full((count,), float(budget)), 0
     while going.any():
-        action = _checked(policy.act(_history(seen, steps, limit, _width(space))), space, len(worlds))
-        reward, cost = np.zeros(len(worlds), np.float32), np.zeros(len(worlds), np.float32)
-        live, ended = going.copy(), np.zeros(len(worlds), dtype=bool)
-        observation = observation.copy()
-        for i in np.flatnonzero(live):
+        if now + 1 == kept["rewards"].shape[1]:
+            kept = {name: torch.cat([column, torch.zeros_like(column)], 1) for name, column in kept.items()}
+        actions, rewards, costs = (kept[name][:, :now] for name in ("actions", "rewards", "costs"))
+        history = History(kept["observations"][:, : now + 1], actions, rewards, costs, limit)
+        action = _checked(policy.act(history), space, count)
+        for i in np.flatnonzero(going):
             move = int(action[i, 0]) if discrete else action[i].numpy()
-            observation[i], reward[i], ended[i], cut, info = worlds[i].step(move)
-            cost[i], going[i] = info.get("cost", 0.0), not (ended[i] or cut)
-        seen.append(torch.from_numpy(observation))
-        steps.append([action, *map(torch.from_numpy, (reward, cost, ended, live))])
-    return _table(seen, steps, f"rollout of {type(policy).__name__} in {worlds[0]}, seed {seed}")
+            observation[i], reward, ended, cut, info = worlds[i].step(move)
+            kept["rewards"][i, now], kept["costs"][i, now] = float(reward), float(info.get("cost", 0.0))
+            kept["terminated"][i, now], kept["live"][i, now] = bool(ended), True
+            going[i] = not (ended or cut)
+        kept["actions"][:, now], now = action, now + 1
+        kept["observations"][:, now] = torch.from_numpy(observation)
+    return _table(kept, now, f"rollout of {type(policy).__name__} in {worlds[0]}, seed {seed}")
 
 
 def _width(space: gymnasium.Space[Any]) -> int:
     return int(np.prod(space.shape)) if space.shape else 1
-
-
-def _history(seen: list[Tensor], steps: list[list[Tensor]], budget: Tensor, act: int) -> History:
-    if not steps:
-        return History.start(seen[0], act, budget)
-    action, reward, cost = (torch.stack(column, 1) for column in list(zip(*steps, strict=True))[:3])
-    return History(torch.stack(seen, 1), action, reward, cost, budget)
 
 
 def _checked(action: Tensor, space: gymnasium.Space[Any], worlds: int) -> Tensor:
@@ -124,20 +125,13 @@ def _checked(action: Tensor, space: gymnasium.Space[Any], worlds: int) -> Tensor
     return action
 
 
-def _table(seen: list[Tensor], steps: list[list[Tensor]], provenance: str) -> Dataset:
-    # columns of shape (worlds, steps), flattened episode after episode, finished rows dropped
-    action, reward, cost, ended, live = (torch.stack(column, 1) for column in zip(*steps, strict=True))
+def _table(kept: dict[str, Tensor], steps: int, provenance: str) -> Dataset:
+    # columns of shape (worlds, steps), flattened episode after episode, rows after an episode's end dropped
+    live = kept["live"][:, :steps]
     episode = torch.arange(len(live))[:, None].expand_as(live)
-    return Dataset(
-        observations=torch.stack(seen[:-1], 1)[live],
-        actions=action[live],
-        rewards=reward[live],
-        costs=cost[live],
-        next_observations=torch.stack(seen[1:], 1)[live],
-        terminated=ended[live],
-        episode=episode[live],
-        provenance=provenance,
-    )
+    rows = {name: kept[name][:, :steps][live] for name in ("observations", "actions", "rewards", "costs", "terminated")}
+    next_observations = kept["observations"][:, 1 : steps + 1][live]
+    return Dataset(**rows, next_observations=next_observations, episode=episode[live], provenance=provenance)
 
 
 def score(dataset: Dataset, task: str | None = None, *, budget: float) -> Score:

@@ -14,6 +14,7 @@ KINDS = [np.asarray, torch.as_tensor]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_remap_is_one_where_safe_and_zero_where_any_cost(kind):
+    # [SPI Eq. 4]
     assert remap_cost(kind([[0.0, 1.0], [0.25, 3.0]])).tolist() == [[1.0, 0.0], [0.0, 0.0]]
 
 

@@ -90,6 +90,7 @@ def ddpm_factor_and_variance(a: float, s: float, to_a: float, to_s: float) -> tu
 
 
 def test_ancestral_step_draws_from_the_posterior(gaussian):
+    # [SPI Eq. 3, 8]
     at, to = even_levels(20)[8:10]
     a, s, to_a, to_s = (float(v) for v in (at.alpha, at.sigma, to.alpha, to.sigma))
     x = torch.randn(5, 2)
@@ -125,6 +126,7 @@ def test_ancestral_sampling_adds_nothing_on_the_last_step(gaussian):
 
 @pytest.mark.parametrize("solver", [ddim_step, dpm_solver_1_step, dpm_solver_2m_step])
 def test_one_step_by_hand(solver):
+    # [DOM2 Eq. 4]
     # 2M falls back to first order on its first step
     at, to = level(0.28118288, 0.95965420), level(0.44219691, 0.89691800)
     result = solver(torch.ones(1), torch.full((1,), 0.5), at, to, None)
@@ -132,6 +134,7 @@ def test_one_step_by_hand(solver):
 
 
 def test_dom2_as_printed_explodes_where_ours_does_not(gaussian):
+    # [DOM2 Eq. 4]
     model, schedule, x = gaussian(0.0, SPREAD), linear_schedule(1000), torch.ones(1)
 
     def printed(x, noise, at, to, before):
@@ -251,6 +254,7 @@ def test_impossible_steps_are_refused(gaussian):
 
 
 def test_the_loss_of_the_exact_model_is_what_noise_hides(gaussian):
+    # [SPI Eq. 9] [DOM2 Eq. 3] [CBF Eq. 4] [TCDP Eq. 2]
     schedule, rows = vp_schedule(50), 200_000
     loss = noise_prediction_loss(gaussian(MEAN, SPREAD), schedule, MEAN + SPREAD * torch.randn(rows, 1))
     data = schedule.alpha**2 * SPREAD**2
@@ -259,6 +263,7 @@ def test_the_loss_of_the_exact_model_is_what_noise_hides(gaussian):
 
 
 def test_the_loss_draws_levels_evenly_and_noises_rows_by_their_level():
+    # [SPI Eq. 7, 9]
     schedule, rows, seen = vp_schedule(5), 50_000, {}
 
     def model(x, level, condition):

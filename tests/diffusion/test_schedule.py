@@ -26,6 +26,7 @@ def test_schedules_come_in_the_default_dtype():
 
 
 def test_linear_is_ddpms_product_of_kept_signal():
+    # [SPI Eq. 2, 7]
     kept = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
     torch.testing.assert_close(linear_schedule(1000).alpha, kept.sqrt(), rtol=1e-12, atol=0)
     # fewer levels lie on the same curve

@@ -23,12 +23,14 @@ def _history(worlds):
 
 @pytest.mark.parametrize("weights", [(0.5, 0.4, 0.2), (-0.1, 0.6, 0.5)])
 def test_weights_must_be_a_share_each(weights):
+    # [SPI Eq. 6]
     imitate, reward, safety = weights
     with pytest.raises(ValueError, match="sum to 1"):
         spi.Config(imitate=imitate, reward=reward, safety=safety)
 
 
 def test_the_weights_pull_where_they_say():
+    # [SPI Eq. 6]
     # in this data a_0 > 0 earns reward and costs
     data = make_dataset(episodes=40)
     greedy = spi.train(data, replace(QUICK, imitate=0.2, reward=0.8, safety=0.0))
@@ -40,6 +42,7 @@ def test_the_weights_pull_where_they_say():
 
 
 def test_the_critics_rank_actions():
+    # [SPI Eq. 10, 11]
     policy = spi.train(make_dataset(episodes=40), QUICK)
     actions = torch.tensor([[-0.8, 0.0], [0.8, 0.0]]).expand(64, 2, 2)
     with torch.no_grad():
@@ -86,6 +89,7 @@ def test_interrupted_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_the_printed_rule_takes_the_greatest_reward_value_and_ours_stays_among_the_safest():
+    # [SPI Eq. 12]
     class Judged(spi.SPI):
         def values(self, observation, actions):
             return actions[..., 0], actions[..., 1]  # Q^r, Q^c'
@@ -117,6 +121,7 @@ def test_variants_share_weights_and_survive_saving(tmp_path):
 
 
 def test_the_policy_loss_by_hand():
+    # [SPI Eq. 6]
     values = torch.tensor([[2.0, 4.0], [2.0, 4.0], [0.5, 0.5], [0.5, 0.5]])
     config = spi.Config(imitate=0.5, reward=0.2, safety=0.3)
     # each value is divided by its own size, so every normalised mean is 1 here

@@ -20,6 +20,7 @@ def test_batched_critics_equal_separate_networks():
 
 
 def test_td_loss_by_hand():
+    # [SPI Eq. 10, 11]
     values = torch.tensor([[1.0, 2.0], [0.0, 0.0]])  # two critics, two steps
     loss = td_loss(values, torch.tensor([1.0, 1.0]), torch.tensor([10.0, 10.0]), torch.tensor([False, True]), 0.5)
     # targets 6 and 1: critic 0 is off by (5, -1), critic 1 by (6, 1)
@@ -27,6 +28,7 @@ def test_td_loss_by_hand():
 
 
 def test_sarsa_finds_the_values_of_a_chain():
+    # [SPI Eq. 10, 11]
     # s0 -> s1 -> s2 (true end), rewards 1, 2, 4, discount 0.5: values 3, 4, 4; two signals at once
     torch.manual_seed(0)
     s = torch.eye(3)

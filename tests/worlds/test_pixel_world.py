@@ -64,6 +64,7 @@ def test_the_safe_path_reaches_the_goal_on_move_width_plus_one(width):
 
 
 def test_the_papers_printed_numbers():
+    # [SPI Fig. 2] [SPI Eq. 4, 5]
     g = 0.9
     for width, printed in [(3, g**3), (6, g**6)]:
         assert total(walk(PixelWorld(width), white_path(width))[2], g) == pytest.approx(printed, rel=1e-12)
@@ -139,6 +140,7 @@ def test_it_draws_itself():
 @pytest.mark.parametrize("ends", [True, False])
 @pytest.mark.parametrize("width", [3, 6, 7])
 def test_q_of_a_walk_is_the_sum_along_it(width, ends):
+    # [SPI Sec. 3.1] [SPI Eq. 5]
     world = PixelWorld(width, ends=ends, horizon=50)
     policy = follow(world, white_path(width), safe_path(width))
     for signal in (world.costs, world.rewards, remap_cost(world.costs)):
@@ -151,6 +153,7 @@ def test_q_of_a_walk_is_the_sum_along_it(width, ends):
 
 
 def test_q_solves_bellmans_equation_without_a_time_limit():
+    # [SPI Eq. 10, 11]
     world = PixelWorld(5)
     random = np.full((3, 5, 4), 0.25)
     q = q_values(world, world.costs, discount=0.95, policy=random)

@@ -36,6 +36,19 @@ class Spy:
         return action + torch.rand_like(action) if self.noise else action
 
 
+def test_columns_that_run_out_of_room_grow(monkeypatch):
+    def recorded():
+        spy = Spy(noise=True)
+        return rollout(spy, Counter, episodes=5, budget=3, seed=100), spy.seen[-1]
+
+    (data, last), _ = recorded(), monkeypatch.setattr("safediffkit.worlds.rollout._ROOM", 2)
+    again, last_again = recorded()
+    for name in ("observations", "actions", "rewards", "costs", "next_observations", "terminated", "episode"):
+        assert torch.equal(getattr(data, name), getattr(again, name))
+    assert torch.equal(last.observations, last_again.observations)
+    assert torch.equal(last.actions, last_again.actions)
+
+
 def test_episodes_of_unequal_length_are_recorded_whole_and_apart():
     spy = Spy()
     data = rollout(spy, Counter, episodes=5, budget=3, seed=100)
