@@ -1,5 +1,6 @@
 # `make lab` opens the lessons, `make test` checks everything; what each needs is set up on first use.
-# Variables: PYTHON=<a Python 3.11>, UPGRADE=1 (with lock), ARGS=<more arguments for lab, unit or bench>.
+# Variables: PYTHON=<a Python 3.11>, UPGRADE=1 (with lock), LESSON=<number, with lab>,
+# ARGS=<more arguments for lab, unit, ui or bench>.
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -9,7 +10,8 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYENV_ROOT ?= $(HOME)/.pyenv
 NOTEBOOKS := tutorials/*.ipynb
-FIRST_LESSON = $(firstword $(sort $(wildcard tutorials/[0-9]*.ipynb)))
+LESSON := 00
+OPENED = $(firstword $(sort $(wildcard tutorials/$(LESSON)_*.ipynb)) tutorials)
 
 # Small networks run many times slower when two torch threads contend for busy cores.
 export OMP_NUM_THREADS := 1
@@ -17,17 +19,17 @@ export OMP_NUM_THREADS := 1
 export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test setup lint type unit bench notebooks results lock clean
+.PHONY: help lab test setup lint type unit bench notebooks ui site pages results lock clean
 .NOTPARALLEL:
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-lab: setup  ## open the first lesson in JupyterLab
-	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/$(FIRST_LESSON) $(ARGS)
+lab: setup  ## open the first lesson in JupyterLab, or another: make lab LESSON=02
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/$(OPENED) $(ARGS)
 
 # Unit tests last: the output then ends with their closing line.
-test: lint type bench notebooks unit  ## run all checks
+test: lint type bench notebooks ui unit  ## run all checks
 
 setup: $(STAMP)  ## make .venv with everything pinned
 
@@ -41,7 +43,7 @@ type: setup  ## mypy --strict on the library
 	@$(PY) -m mypy
 
 unit: setup  ## unit tests, with shapes checked and warnings as errors
-	@$(PY) -m pytest -m "not benchmark" $(ARGS)
+	@$(PY) -m pytest -m "not benchmark and not ui" $(ARGS)
 
 # Without the shape checks, which would be timed as well.
 bench: setup  ## timing tests
@@ -51,6 +53,17 @@ bench: setup  ## timing tests
 notebooks: setup  ## run every lesson
 	@$(PY) -m pytest -o addopts= -o filterwarnings=default --nbmake --nbmake-kernel=python3 --nbmake-timeout=60 \
 	  --durations=0 $(NOTEBOOKS)
+
+# What the browser tools warn of between themselves is not ours to keep either. No Chromium: a failure in CI, else skipped.
+ui: setup  ## drive the lessons, saved pages and the site in Chromium; screenshots go to build/screenshots
+	@$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" -o filterwarnings=default tests/ui $(ARGS)
+
+site: setup  ## write the lessons as web pages that need neither kernel nor network, into build/site
+	@rm -rf build/site
+	@$(PY) -m safediffkit.lessons.site build/site
+
+pages: setup  ## renew tutorials/equation_map.md, whose links name lines
+	@$(PY) -m safediffkit.lessons.pages
 
 RESULTS := tutorials/assets/results
 WEIGHTS := $(RESULTS)/weights-OfflineBallCircle-v0.json $(RESULTS)/weights-OfflineCarCircle-v0.json

@@ -18,10 +18,15 @@ from pip._vendor.packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "requirements.lock"
+BINDER = ROOT / "binder" / "requirements.txt"
 HEADER = """\
 # Every package of the lessons, the simulators and the checks, pinned; install with `pip install --no-deps -r`.
 # Made by `make lock` from pyproject.toml (`make lock UPGRADE=1` for newer versions): do not edit by hand.
 # On Linux `make setup` takes the CPU build of torch, which satisfies its pin.
+"""
+BINDER_HEADER = """\
+# The pins of requirements.lock, for Binder, installed before postBuild. Made by `make lock`: do not edit by hand.
+--extra-index-url https://download.pytorch.org/whl/cpu
 """
 CPU_BUILDS = "https://download.pytorch.org/whl/cpu/torch/"
 MACOS = {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix"}
@@ -54,6 +59,12 @@ def kept(direct: list[Requirement]) -> list[str]:
     pins = [Requirement(line) for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
     versions = {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
     return [f"{name}=={v}" for name, v in versions.items() if name not in allowed or allowed[name].contains(v)]
+
+
+def for_binder(lines: list[str], pinned_apart: list[str]) -> str:
+    """Write the pins as Binder needs them: Linux alone, torch's CPU build, and without what postBuild installs."""
+    here = [line for line in lines if "darwin" not in line and line not in pinned_apart]
+    return BINDER_HEADER + "".join(f"{line}+cpu\n" if line.startswith("torch==") else f"{line}\n" for line in here)
 
 
 def main() -> None:
@@ -89,8 +100,10 @@ def main() -> None:
     lines.pop("pip", None)
 
     partial = LOCK.with_suffix(".partial")
-    partial.write_text(HEADER + "\n".join(lines[name] for name in sorted(lines)) + "\n")
+    ordered = [lines[name] for name in sorted(lines)]
+    partial.write_text(HEADER + "\n".join(ordered) + "\n")
     partial.replace(LOCK)
+    BINDER.write_text(for_binder(ordered, pinned_apart))
     print(f"{LOCK.name}: {len(lines)} packages")
 
 

@@ -99,7 +99,7 @@ def cosine_schedule(levels: int = 100) -> Schedule:
 
 
 def linear_schedule(levels: int = 1000) -> Schedule:
-    """Let the variance that a level adds grow linearly, from 1e-4 to 0.02 over 1000 levels. [DDPM Sec. 4] [SPI Eq. 2]"""
+    """Let the variance that a level adds grow linearly from 1e-4 to 0.02 in 1000 levels. [DDPM Sec. 4] [SPI Eq. 2]"""
     # other counts thin out or fill in the same curve, so that all of them end at the same, nearly pure, noise
     curve = torch.log1p(-torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumsum(0)
     points = np.interp(np.arange(1, levels + 1) / levels, np.arange(1001) / 1000, [0.0, *curve.tolist()])

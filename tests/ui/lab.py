@@ -13,11 +13,13 @@ CODE_CELLS = f"{NOTEBOOK}.content.widgets.filter(cell => cell.model.type === 'co
 READY = f"""() => {{
   const context = {NOTEBOOK}?.sessionContext;
   return context?.isReady && context.session?.kernel?.status === 'idle' }}"""
-DONE = f"""() => {CODE_CELLS}.every(cell =>
+OUTPUTS = f"{CODE_CELLS}.flatMap(cell => cell.model.outputs.toJSON())"
+ERRORS = f"""() => {OUTPUTS}
+  .filter(output => output.output_type === 'error').map(output => output.ename + ': ' + output.evalue)"""
+# After an error the cells that follow never run.
+DONE = f"""() => ({ERRORS})().length || {CODE_CELLS}.every(cell =>
   !cell.model.sharedModel.source.trim() ||
   cell.model.executionCount > 0 && cell.model.executionState !== 'running')"""
-ERRORS = f"""() => {CODE_CELLS}.flatMap(cell => cell.model.outputs.toJSON())
-  .filter(output => output.output_type === 'error').map(output => output.ename + ': ' + output.evalue)"""
 SHUT_DOWN = f"""() => Promise.race([
   {NOTEBOOK}.sessionContext.shutdown().then(() => true), new Promise(done => setTimeout(done, 5000))])"""
 RUN = f"""async code => {{
