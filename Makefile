@@ -71,6 +71,7 @@ WEIGHTS := $(RESULTS)/weights-OfflineBallCircle-v0.json $(RESULTS)/weights-Offli
 results: setup $(WEIGHTS)  ## make the records and policies that are missing in tutorials/assets (an hour for all)
 	@$(PY) -m safediffkit.benchmark spi --jobs 2
 	@$(PY) -m safediffkit.benchmark simplex --steps 1500 --jobs 2
+	@test -e tutorials/assets/driving.npz || $(PY) tutorials/assets/make_driving.py
 
 $(RESULTS)/weights-%.json:
 	@$(PY) -m safediffkit.selection $* --out $@

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 from safediffkit.widgets import Bank, Explorer, Scene, circle, region
 
@@ -34,19 +34,19 @@ def explorer() -> Explorer:
     )
 
 
-def draw(out: Path) -> None:
-    """Save the Explorer as a page, open it in Chromium and take its picture at twice the resolution."""
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page_file = explorer().save_html(Path(folder) / "explorer.html")
-        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+def draw(out: Path, browser: Browser) -> None:
+    """Save the Explorer as a page, open it and take its picture at twice the resolution."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = explorer().save_html(Path(folder) / "explorer.html")
         page = browser.new_page(viewport={"width": 1100, "height": 900}, device_scale_factor=2, reduced_motion="reduce")
-        page.goto(page_file.as_uri())
-        widget = page.locator(".safediffkit-explorer")
+        page.goto(file.as_uri())
         page.wait_for_function("() => document.querySelector('.safediffkit-explorer')?.dataset.drawn > 0")
-        widget.screenshot(path=out)
-        browser.close()
+        page.locator(".safediffkit-explorer").screenshot(path=out)
+        page.close()
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else ASSETS / "explorer.png")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        draw(Path(sys.argv[1]) if len(sys.argv) > 1 else ASSETS / "explorer.png", opened)
