@@ -117,8 +117,15 @@ def execute(path: Path) -> Any:
     # The default renderer would put all of plotly into each notebook once more.
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    folder = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=folder, store_widget_state=True).execute()
+    client = NotebookClient(
+        notebook,
+        timeout=120,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        store_widget_state=True,
+        extra_arguments=["--log-level=ERROR"],  # else it warns of plain text between us, which stays on this machine
+    )
+    client.execute()
     return notebook
 
 
@@ -303,6 +310,13 @@ def markdown(text: str) -> str:
 
         def block_code(self, code: str, info: str | None = None) -> str:
             return highlighted(code, info or "text")
+
+        def link(self, text: str, url: str, title: str | None = None) -> str:
+            # The long names of tests may part at their underscores.
+            return super().link(text.replace("_", "_<wbr>"), url, title)
+
+        def table(self, text: str) -> str:
+            return f'<div class="table" tabindex="0" role="region" aria-label="table"><table>{text}</table></div>'
 
         def table_cell(self, text: str, align: str | None = None, head: bool = False) -> str:
             kind = "th" if head else "td"

@@ -94,6 +94,8 @@ def barriers(page: "Page", within: str) -> list[str]:
     """List what axe finds serious or critical in the parts of a page that match a selector."""
     if not page.locator(within).count():
         return []
-    found: list[dict[str, Any]] = Axe().run(page, context={"include": [[within]]}).response["violations"]
+    # No preloading: axe would fetch style sheets once more, which a page opened as a file may not.
+    options = {"resultTypes": ["violations"], "preload": False}
+    found: list[dict[str, Any]] = Axe().run(page, {"include": [[within]]}, options).response["violations"]
     bad = [one for one in found if one["impact"] in ("serious", "critical")]
     return [f"{one['id']}: {node['html'][:200]}" for one in bad for node in one["nodes"]]
