@@ -1072,7 +1072,7 @@ function render({ model, el }) {
     root.dataset.setting = state.setting.join(",");
     root.dataset.step = state.step;
     root.dataset.drawn = ++count;
-    if (!panels.length) return;
+    if (!panels.length || !canvas.width || !canvas.height) return; // a page being laid out may give no room yet
     const ctx = canvas.getContext("2d");
     ctx.setTransform(1, 0, 0, 1, 0, 0);
     ctx.drawImage(backdrop, 0, 0);

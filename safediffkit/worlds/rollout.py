@@ -88,28 +88,31 @@ def _lockstep(policy: Policy, worlds: list[gymnasium.Env[Any, Any]], budget: flo
     discrete = isinstance(space, gymnasium.spaces.Discrete)
     observation = np.stack([each.reset(seed=seed + i)[0] for i, each in enumerate(worlds)]).astype(np.float32)
     going = np.ones(len(worlds), dtype=bool)
-    count, act = len(worlds), _width(space)
-    # Columns with room to spare: thousands of small tensors, kept one a step, would scatter over the heap and hold it.
-    kept = {name: torch.zeros(count, _ROOM) for name in ("rewards", "costs")}
-    kept |= {name: torch.zeros(count, _ROOM, dtype=torch.bool) for name in ("terminated", "live")}
-    kept |= {"observations": torch.zeros(count, _ROOM, observation.shape[1]), "actions": torch.zeros(count, _ROOM, act)}
-    kept["observations"][:, 0] = torch.from_numpy(observation)
+    count = len(worlds)
+    widths = {"observations": observation.shape[1], "actions": _width(space)}
+    # Columns with room to spare: thousands of small arrays, kept one a step, would scatter over the heap and hold it.
+    # Of numpy, since writing single numbers into a tensor takes many times as long.
+    kept = {name: np.zeros((count, _ROOM), dtype=np.float32) for name in ("rewards", "costs")}
+    kept |= {name: np.zeros((count, _ROOM), dtype=bool) for name in ("terminated", "live")}
+    kept |= {name: np.zeros((count, _ROOM, width), dtype=np.float32) for name, width in widths.items()}
+    kept["observations"][:, 0] = observation
     limit, now = torch.full((count,), float(budget)), 0
     while going.any():
         if now + 1 == kept["rewards"].shape[1]:
-            kept = {name: torch.cat([column, torch.zeros_like(column)], 1) for name, column in kept.items()}
-        actions, rewards, costs = (kept[name][:, :now] for name in ("actions", "rewards", "costs"))
-        history = History(kept["observations"][:, : now + 1], actions, rewards, costs, limit)
-        action = _checked(policy.act(history), space, count)
+            kept = {name: np.concatenate([column, np.zeros_like(column)], 1) for name, column in kept.items()}
+        actions, rewards, costs = (torch.from_numpy(kept[name][:, :now]) for name in ("actions", "rewards", "costs"))
+        history = History(torch.from_numpy(kept["observations"][:, : now + 1]), actions, rewards, costs, limit)
+        action = _checked(policy.act(history), space, count).numpy()
         for i in np.flatnonzero(going):
-            move = int(action[i, 0]) if discrete else action[i].numpy()
-            observation[i], reward, ended, cut, info = worlds[i].step(move)
-            kept["rewards"][i, now], kept["costs"][i, now] = float(reward), float(info.get("cost", 0.0))
-            kept["terminated"][i, now], kept["live"][i, now] = bool(ended), True
+            move = int(action[i, 0]) if discrete else action[i]
+            observation[i], kept["rewards"][i, now], ended, cut, info = worlds[i].step(move)
+            kept["costs"][i, now] = info.get("cost", 0.0)
+            kept["terminated"][i, now], kept["live"][i, now] = ended, True
             going[i] = not (ended or cut)
         kept["actions"][:, now], now = action, now + 1
-        kept["observations"][:, now] = torch.from_numpy(observation)
-    return _table(kept, now, f"rollout of {type(policy).__name__} in {worlds[0]}, seed {seed}")
+        kept["observations"][:, now] = observation
+    columns = {name: torch.from_numpy(column) for name, column in kept.items()}
+    return _table(columns, now, f"rollout of {type(policy).__name__} in {worlds[0]}, seed {seed}")
 
 
 def _width(space: gymnasium.Space[Any]) -> int:

@@ -16,16 +16,16 @@ def test_lockstep_beats_one_world_at_a_time(record_property):
     arguments = {"world": "OfflineBallCircle-v0", "budget": 20}
     rollout(policy, **arguments, episodes=1, seed=0)  # loads the simulator
 
-    start = time.perf_counter()
-    together = rollout(policy, **arguments, episodes=20, seed=0)
-    lockstep = time.perf_counter() - start
+    def seconds(episodes, seed):
+        start = time.perf_counter()
+        assert len(rollout(policy, **arguments, episodes=episodes, seed=seed)) == 200 * episodes
+        return time.perf_counter() - start
 
-    start = time.perf_counter()
-    for k in range(20):
-        rollout(policy, **arguments, episodes=1, seed=k)
-    alone = time.perf_counter() - start
+    # A busy machine only ever adds time, so the least of each is the least disturbed; for single worlds, of many more.
+    rounds = [(seconds(20, seed=0), [seconds(1, seed=k) for k in range(7)]) for _ in range(3)]
+    lockstep = min(together for together, _ in rounds)
+    alone = 20 * min(min(singles) for _, singles in rounds)
 
-    assert len(together) == 20 * 200
     ratio = alone / lockstep
     record_property("ratio", ratio)
     print(f"\none action sampled a step; one at a time {alone:.2f} s, lockstep {lockstep:.2f} s, ratio {ratio:.1f}")

@@ -11,10 +11,6 @@ from ui.lab import Watched
 
 from safediffkit.lessons.site import build
 
-pytestmark = pytest.mark.skip(
-    reason="being written: its first test still fails, so the site is not yet proven in a browser"
-)
-
 WIDGET = ".safediffkit-widget"
 
 
