@@ -326,9 +326,9 @@ def test_outcomes_and_shapes_go_by_the_words_of_the_picture(watched, tmp_path):
     made = bank(gallery, {"kind": ["danger", "goal"]})
     words = {"violating": "too far", "danger": "keep out"}
     path = Explorer(SCENE, made, title="Words", words=words).save_html(tmp_path / "words.html")
-    picture, text = seen(opened(watched, path.as_uri()))
+    picture, text, _ = seen(opened(watched, path.as_uri()))
     plain = Explorer(SCENE, made, title="Words").save_html(tmp_path / "plain.html")
-    plain_picture, plain_text = seen(opened(watched, plain.as_uri()))
+    plain_picture, plain_text, _ = seen(opened(watched, plain.as_uri()))
     assert "too far" in text
     assert "(keep out)" in text
     assert "violating" in plain_text
