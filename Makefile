@@ -19,7 +19,7 @@ export OMP_NUM_THREADS := 1
 export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test setup lint type unit bench notebooks ui site pages results lock clean
+.PHONY: help lab test setup lint type unit bench notebooks binder ui site pages results lock clean
 .NOTPARALLEL:
 
 help:  ## list the targets
@@ -29,7 +29,7 @@ lab: setup  ## open the first lesson in JupyterLab, or another: make lab LESSON=
 	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/$(OPENED) $(ARGS)
 
 # Unit tests last: the output then ends with their closing line.
-test: lint type bench notebooks ui unit  ## run all checks
+test: lint type bench notebooks binder ui unit  ## run all checks
 
 setup: $(STAMP)  ## make .venv with everything pinned
 
@@ -53,6 +53,18 @@ bench: setup  ## timing tests
 notebooks: setup  ## run every lesson
 	@$(PY) -m pytest -o addopts= -o filterwarnings=default --nbmake --nbmake-kernel=python3 --nbmake-timeout=60 \
 	  --durations=0 $(NOTEBOOKS)
+
+# Its own lines in an environment of its own; PyTorch's index, if it cannot be reached, is not asked again and again.
+# No kernel of .venv may run the lessons here, and no setting of pyproject.toml may show them the sources.
+binder: setup  ## install as Binder does, in a folder of its own, and run the first lessons there
+	@rm -rf build/binder && $(PY) -m venv build/binder
+	@echo "Installing as Binder does: a minute or two"
+	@export PATH="$(CURDIR)/build/binder/bin:$$PATH" JUPYTER_PATH= PIP_RETRIES=0 PIP_QUIET=2 \
+	  PIP_DISABLE_PIP_VERSION_CHECK=1; set -e; \
+	  pip install -r binder/requirements.txt; binder/postBuild; \
+	  binder/start python -m pytest -c /dev/null --rootdir . -p no:cacheprovider -q --nbmake --nbmake-kernel=python3 \
+	  tutorials/00_*.ipynb tutorials/01_*.ipynb
+	@rm -rf build/binder
 
 # What the browser tools warn of between themselves is not ours to keep either. No Chromium: a failure in CI, else skipped.
 ui: setup  ## drive the lessons, saved pages and the site in Chromium; screenshots go to build/screenshots

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Num, Shaped
+from jaxtyping import Float, Num, Shaped
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -352,97 +352,6 @@ def score_plane(
     return figure
 
 
-def action_cloud(
-    actions: Num[Any, "plans 2"],
-    values: Num[Any, "plans"],
-    picked: Num[Any, "2"] | None = None,
-    *,
-    unit: str = "Q",
-    title: str = "",
-    x: str = "first action component",
-    y: str = "second action component",
-) -> "plotly.graph_objects.Figure":
-    """Draw actions with two components as points in their box, coloured by value, and the one `picked` as a star."""
-    actions, star = _numbers(actions), _numbers(np.zeros((0, 2)) if picked is None else picked).reshape(-1, 2)
-    figure = _figure(title=title, x=x, y=y, width=520, height=440)
-    figure.add_scatter(
-        x=actions[:, 0],
-        y=actions[:, 1],
-        mode="markers",
-        name="sampled action",
-        marker={
-            "color": _numbers(values),
-            "colorscale": "Viridis",
-            "colorbar": {"title": {"text": unit}, "thickness": 12},
-            "size": 7,
-            "opacity": 0.8,
-        },
-    )
-    figure.add_scatter(
-        x=star[:, 0],
-        y=star[:, 1],
-        mode="markers",
-        name="action taken",
-        marker={"color": VERMILION, "symbol": "star", "size": 18, "line": {"color": BLACK, "width": 1}},
-    )
-    box = {"range": [-1.08, 1.08], "dtick": 0.5}
-    figure.update_layout(xaxis=box, yaxis={**box, "scaleanchor": "x", "constrain": "domain"})
-    figure.update_xaxes(constrain="domain")
-    return figure
-
-
-def simplex(
-    weights: Num[Any, "batch 3"],
-    texts: list[str],
-    good: Bool[Any, "batch"],
-    chosen: int,
-    *,
-    corners: tuple[str, str, str] = ("imitate", "reward", "safety"),
-    outcomes: tuple[str, str] = ("within budget", "over budget"),
-    title: str = "",
-) -> "plotly.graph_objects.Figure":
-    """Draw triples of weights that sum to one as points of a triangle, each with a text; one of them is chosen.
-
-    The nearer a point to a corner, the larger that corner's weight: the first is at the top, then left, then right.
-    The points that are `good` are blue, the others vermilion.
-    """
-    corner_xy = np.array([[0.5, np.sqrt(3) / 2], [0.0, 0.0], [1.0, 0.0]])
-    at, good = _numbers(weights) @ corner_xy, _array(good).astype(bool)
-    figure = _figure(title=title, x="", y="", width=520, height=440)
-    ring = corner_xy[[0, 1, 2, 0]]
-    figure.add_scatter(
-        x=ring[:, 0], y=ring[:, 1], mode="lines", line={"color": GREY, "width": 1}, hoverinfo="skip", showlegend=False
-    )
-    for rows, colour, name, symbol in ((good, SAFE, outcomes[0], "circle"), (~good, UNSAFE, outcomes[1], "square")):
-        figure.add_scatter(
-            x=np.where(rows, at[:, 0], np.nan),  # never of length zero, see `top_view`
-            y=np.where(rows, at[:, 1], np.nan),
-            mode="markers+text",
-            name=name,
-            text=[text if shown else "" for text, shown in zip(texts, rows, strict=True)],
-            textposition="bottom center",
-            textfont={"size": 11},
-            marker={"color": colour, "symbol": symbol, "size": 13},
-            hoverinfo="text",
-        )
-    figure.add_scatter(
-        x=at[[chosen], 0],
-        y=at[[chosen], 1],
-        mode="markers",
-        name="chosen",
-        marker={"color": "rgba(0, 0, 0, 0)", "size": 24, "line": {"color": BLACK, "width": 3}},
-        hoverinfo="skip",
-    )
-    for (right, up), corner, above in zip(corner_xy, corners, (True, False, False), strict=True):
-        words = {"text": f"all <b>{corner}</b>", "showarrow": False, "yshift": 24 if above else -46}
-        figure.add_annotation(x=right, y=up, **words)
-    hidden = {"visible": False, "constrain": "domain"}
-    figure.update_layout(
-        xaxis={**hidden, "range": [-0.15, 1.15]}, yaxis={**hidden, "range": [-0.25, 1.05], "scaleanchor": "x"}
-    )
-    return figure
-
-
 def beside(
     *figures: "plotly.graph_objects.Figure", width: int = 1080, height: int = 470, gap: float = 0.12
 ) -> "plotly.graph_objects.Figure":
@@ -459,9 +368,6 @@ def beside(
             if name := trace.get("name"):
                 trace |= {"legendgroup": name, "showlegend": name not in named}
                 named.add(name)
-            if "colorbar" in (marker := trace.get("marker", {})):
-                bar = marker["colorbar"] | {"x": min(left + panel, 1.0), "xpad": 4}
-                trace["marker"] = marker | {"colorbar": bar}
             joined.add_trace(trace)
         for kind in ("shapes", "annotations"):
             for part in figure.layout[kind]:

@@ -22,8 +22,6 @@ def draw_all(kind):
         "grid": figures.grid_values(kind(np.arange(36.0).reshape(3, 3, 4))),
         "curves": figures.curves(kind([1.0, 2.0]), {"a": kind([1.0, 10.0])}, x="time (s)", y="height (m)"),
         "plane": figures.score_plane({"a": (kind([0.5, 0.25, 0.75]), kind([1.5, 1.0, 2.5]))}, limit=1),
-        "cloud": figures.action_cloud(kind([[0.0, 1.0], [0.5, -1.0]]), kind([1.0, 2.0]), kind([0.0, 1.0])),
-        "simplex": figures.simplex(kind([[1.0, 0, 0], [0, 0.5, 0.5]]), ["a", "b"], kind([True, False]), 1),
         "bars": figures.result_bars(["a"], kind([1.0]), kind([[0.5, 2.0]]), y="cost"),
     }
 
@@ -35,7 +33,7 @@ def test_arrays_and_tensors_give_the_same_pictures():
         assert figure.to_json() == from_tensors[name].to_json()
 
 
-@pytest.mark.parametrize("name", ["scatter", "top", "map", "grid", "curves", "plane", "cloud"])
+@pytest.mark.parametrize("name", ["scatter", "top", "map", "grid", "curves", "plane"])
 def test_both_axes_have_titles_and_the_shared_template(name):
     figure = draw_all(np.asarray)[name]
     assert figure.layout.xaxis.title.text
@@ -150,31 +148,10 @@ def test_the_score_plane_holds_its_intervals_and_colours_by_the_limit():
     assert figure.layout.shapes[0].x0 == 1
 
 
-def test_the_action_cloud_shows_values_and_the_action_taken():
-    cloud, star = draw_all(np.asarray)["cloud"].data
-    assert (list(cloud.x), list(cloud.y), list(cloud.marker.color)) == ([0, 0.5], [1, -1], [1, 2])
-    assert (list(star.x), list(star.y)) == ([0], [1])
-    assert not figures.action_cloud(np.zeros((1, 2)), np.zeros(1)).data[1].x.size
-
-
-def test_the_simplex_puts_weights_where_they_belong():
-    weights = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3]])
-    figure = figures.simplex(weights, list("abcd"), np.array([True, False, True, True]), 3)
-    _, good, bad, chosen = figure.data
-    np.testing.assert_allclose(good.x, [0.5, NAN, 1, 0.5])
-    np.testing.assert_allclose(good.y, [3**0.5 / 2, NAN, 0, 3**0.5 / 6])
-    assert (good.text, bad.text) == (("a", "", "c", "d"), ("", "b", "", ""))
-    assert (good.marker.color, bad.marker.color) == (SAFE, UNSAFE)
-    np.testing.assert_allclose([chosen.x[0], chosen.y[0]], [0.5, 3**0.5 / 6])
-    assert [note.text for note in figure.layout.annotations] == [
-        f"all <b>{name}</b>" for name in ("imitate", "reward", "safety")
-    ]
-
-
 def test_figures_beside_one_another_keep_their_axes_and_parts():
     drawn = draw_all(np.asarray)
-    joined = figures.beside(drawn["cloud"], drawn["top"], drawn["scatter"], drawn["top"])
-    count = len(drawn["cloud"].data)
+    joined = figures.beside(drawn["curves"], drawn["top"], drawn["scatter"], drawn["top"])
+    count = len(drawn["curves"].data)
     assert len(joined.data) == count + 2 * len(drawn["top"].data) + len(drawn["scatter"].data)
     assert {trace.xaxis for trace in joined.data[count : count + 4]} == {"x2"}
     assert joined.layout.yaxis2.scaleanchor == "x2"
@@ -185,7 +162,6 @@ def test_figures_beside_one_another_keep_their_axes_and_parts():
     assert [(shape.x0, shape.yref) for shape in moved] == [(s.x0, "y2 domain") for s in over]
     names = [trace.name for trace in joined.data if trace.showlegend is not False]
     assert len(names) == len(set(names))
-    assert joined.data[0].marker.colorbar.x == joined.layout.xaxis.domain[1]
 
 
 def test_curves_differ_without_colour_and_may_be_logarithmic():

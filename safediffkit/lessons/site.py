@@ -208,7 +208,7 @@ def embedded(models: dict[str, Any]) -> tuple[dict[str, str], str]:
 
 def frozen(key: str, models: dict[str, Any]) -> str:
     """Write what a widget that needs a kernel showed last, without its controls, and say where they can be moved."""
-    parts, controls = shown(key, models, outermost=True)
+    parts, controls = shown(key, models)
     if not parts:
         return ""
     at = f"Shown at {html.escape(', '.join(controls))}. Its controls" if controls else "Its buttons"
@@ -216,7 +216,7 @@ def frozen(key: str, models: dict[str, Any]) -> str:
     return f'<div class="output frozen">{"".join(parts)}<p class="note">{note}</p></div>'
 
 
-def shown(key: str, models: dict[str, Any], outermost: bool = False) -> tuple[list[str], list[str]]:
+def shown(key: str, models: dict[str, Any]) -> tuple[list[str], list[str]]:
     """List what a widget and those in it show, as HTML, and the settings of its controls, as words."""
     model = models[key]
     state, kind = model["state"], model["model_name"]
@@ -228,21 +228,13 @@ def shown(key: str, models: dict[str, Any], outermost: bool = False) -> tuple[li
         return [plot(figure_of(model))], []
     if "children" in state:
         inner = [child.removeprefix("IPY_MODEL_") for child in state["children"]]
-        # A progress bar with the words at its two ends; a box of buttons, which stands for a control
+        # A progress bar with the words at its two ends
         if any("Progress" in models[child]["model_name"] for child in inner):
-            return [], []
-        if not outermost and holds_button(key, models):
             return [], []
         found = [shown(child, models) for child in inner]
         return [part for parts, _ in found for part in parts], [name for _, names in found for name in names]
     value = state["_options_labels"][state["index"]] if "_options_labels" in state else state.get("value")
     return [], [f"{state['description']}: {value}"] if state.get("description") and value is not None else []
-
-
-def holds_button(key: str, models: dict[str, Any]) -> bool:
-    """Tell whether there is a button in a widget, at any depth."""
-    inner = [child.removeprefix("IPY_MODEL_") for child in models[key]["state"].get("children", [])]
-    return models[key]["model_name"] == "ButtonModel" or any(holds_button(child, models) for child in inner)
 
 
 def figure_of(model: Any) -> dict[str, Any]:

@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from safediffkit.widgets.banks import region as region
     from safediffkit.widgets.explorer import Explorer as Explorer
     from safediffkit.widgets.live import explore as explore
-    from safediffkit.widgets.live import ledger as ledger
-    from safediffkit.widgets.live import simplex_buttons as simplex_buttons
     from safediffkit.widgets.live import walker as walker
 
 _ROOMS = {
     "banks": ("Bank", "Frame", "Scene", "arrow", "bank", "circle", "grid", "line", "region"),
     "explorer": ("Explorer",),
-    "live": ("explore", "ledger", "simplex_buttons", "walker"),
+    "live": ("explore", "walker"),
 }
 _HOMES = {name: f"safediffkit.widgets.{room}" for room, names in _ROOMS.items() for name in names}
 __all__ = sorted(_HOMES)

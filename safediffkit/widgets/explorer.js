@@ -177,6 +177,7 @@ function render({ model, el }) {
   const moves = header.scrubber !== null && data.steps > 1;
   const board = gridOf(header); // rows and columns are then numbered as tables are, row 0 on top
   const drawn = ["none", "all"].includes(header.trail) ? header.trail : "past";
+  const called = (name) => header.words[name] ?? name; // what this picture calls an outcome or a kind of shape
   const at = (setting) => setting.reduce((sum, place, k) => sum * axes[k].values.length + place, 0);
   const value = (k, setting) => axes[k].values[setting[k]];
 
@@ -468,11 +469,11 @@ function render({ model, el }) {
   // What the legend names: all that occurs in any setting, so that it stands still while the settings change
   function legend(ctx, w) {
     const items = [];
-    if (data.present.some((outcome) => outcome !== "neutral")) for (const outcome of data.present) items.push({ outcome, text: outcome });
-    if (data.marked) items.push({ violation: true, text: "violating part" });
+    if (data.present.some((outcome) => outcome !== "neutral")) for (const outcome of data.present) items.push({ outcome, text: called(outcome) });
+    if (data.marked) items.push({ violation: true, text: called("violating part") });
     header.groups.forEach((text, k) => items.push({ shape: GROUPS[k % GROUPS.length], text }));
     const silent = [...scene.shapes, ...header.shapes.flat()].filter((shape) => !shape.label && shape.kind !== "neutral");
-    for (const kind of new Set(silent.map((shape) => shape.kind))) items.push({ kind, text: kind });
+    for (const kind of new Set(silent.map((shape) => shape.kind))) items.push({ kind, text: called(kind) });
     const lines = [];
     let free = 0;
     for (const item of items) {
@@ -1009,7 +1010,7 @@ function render({ model, el }) {
     const counts = {};
     for (const i of everyone) counts[data.outcome(s, i)] = (counts[data.outcome(s, i)] ?? 0) + 1;
     const some = Object.entries(counts).filter(([outcome]) => data.present.length > 1 || outcome !== "neutral");
-    return `${data.n} ${thing}${data.n === 1 ? "" : "s"}${some.length ? `: ${some.map(([outcome, many]) => `${many} ${outcome}`).join(", ")}` : ""}`;
+    return `${data.n} ${thing}${data.n === 1 ? "" : "s"}${some.length ? `: ${some.map(([outcome, many]) => `${many} ${called(outcome)}`).join(", ")}` : ""}`;
   }
   function about(i, s) {
     const group = header.groups.length ? `, ${header.groups[i % header.groups.length]}` : "";
@@ -1019,7 +1020,7 @@ function render({ model, el }) {
       const [low, high] = header.range[j];
       return words(+(low + ((data.xy[p + j] + 32767) / 65534) * (high - low)).toPrecision(3));
     });
-    const outcome = data.present.length > 1 ? `: ${data.outcome(s, i)}` : "";
+    const outcome = data.present.length > 1 ? `: ${called(data.outcome(s, i))}` : "";
     const bad = data.marked ? `, violating steps: ${[...Array(t + 1).keys()].filter((k) => data.violates(s, i, k)).length}` : "";
     return `${thing} ${i + 1}${group}${outcome}${bad}, at (${spot.join(", ")})`;
   }
@@ -1038,7 +1039,7 @@ function render({ model, el }) {
       return row;
     });
     readout.replaceChildren(...lines.map((text, k) => element("p", k ? {} : { class: "sdk-where" }, text)), ...rows);
-    const marks = [...scene.shapes, ...header.shapes[s]].filter((shape) => shape.label).map((shape) => `${shape.form} “${shape.label}”${shape.kind === "neutral" ? "" : ` (${shape.kind})`}`);
+    const marks = [...scene.shapes, ...header.shapes[s]].filter((shape) => shape.label).map((shape) => `${shape.form} “${shape.label}”${shape.kind === "neutral" ? "" : ` (${called(shape.kind)})`}`);
     const parts = [header.title, ...lines, ...names.map((name) => `${name} ${words(numbers[s][name])}`)];
     if (state.pinned) parts.push(`pinned beside it: ${[brief(state.pinned), ...names.map((name) => `${name} ${words(numbers[other][name])}`)].join(", ")}`);
     if (marks.length) parts.push(marks.join(", "));

@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise ImportError("an Explorer needs anywidget: pip install 'safediffkit[lab]'") from error
 
-from safediffkit.widgets.banks import VERSION, Bank, Scene, packed
+from safediffkit.widgets.banks import KINDS, OUTCOMES, VERSION, Bank, Scene, packed
 
 _HERE = Path(__file__).parent
 _KEYS = ("version", "seed", "setting", "step", "pinned", "single")
@@ -32,6 +32,7 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]  # as 
         play: the axis that the play button moves; the scrubber if left out.
         curve: the number to draw as a curve over the axis last moved.
         heat: names the heat, with its unit.
+        words: what this picture calls an outcome or a kind of shape: {"safe": "within budget"}.
         groups: kinds of paths told apart by their markers; path i belongs to group i modulo their number.
         state: where to begin, any part of what the attribute `state` holds.
 
@@ -62,6 +63,7 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]  # as 
         play: str | None = None,
         curve: str | None = None,
         heat: str = "",
+        words: Mapping[str, str] | None = None,
         groups: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]  # as 
             "play": play,
             "curve": curve,
             "heatName": heat,
+            "words": dict(words or {}),
             "groups": list(groups),
         }
         if count and len(header["times"]) != count:
@@ -83,6 +86,9 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]  # as 
             raise ValueError(f"play names {play!r}, which is no axis of the bank; it has {', '.join(made.axes)}")
         if curve is not None and curve not in (names := made.frames[0].numbers):
             raise ValueError(f"curve names {curve!r}, but the frames' numbers are {', '.join(names) or 'none'}")
+        if unknown := set(header["words"]) - {*OUTCOMES, *KINDS, "violating part"}:
+            known = ", ".join(dict.fromkeys((*OUTCOMES, "violating part", *KINDS)))
+            raise ValueError(f"words has {unknown.pop()!r}, which is neither an outcome nor a kind of shape: {known}")
         self._made = made
         super().__init__(header=header, bank=blob, state=checked(state or {}, header))
 

@@ -322,6 +322,20 @@ def test_every_part_is_drawn(browser, shots, tmp_path):
         assert watched.errors == []
 
 
+def test_outcomes_and_shapes_go_by_the_words_of_the_picture(watched, tmp_path):
+    made = bank(gallery, {"kind": ["danger", "goal"]})
+    words = {"violating": "too far", "danger": "keep out"}
+    path = Explorer(SCENE, made, title="Words", words=words).save_html(tmp_path / "words.html")
+    picture, text, _ = seen(opened(watched, path.as_uri()))
+    plain = Explorer(SCENE, made, title="Words").save_html(tmp_path / "plain.html")
+    plain_picture, plain_text, _ = seen(opened(watched, plain.as_uri()))
+    assert "too far" in text
+    assert "(keep out)" in text
+    assert "violating" in plain_text
+    assert "(danger)" in plain_text
+    assert picture != plain_picture  # the legend
+
+
 def test_two_on_a_page_keep_their_states_apart(watched, explorer, tmp_path):
     states = {name: (explorer.get_state(), []) for name in ("left", "right")}
     path = tmp_path / "two.html"

@@ -64,6 +64,10 @@ def test_a_state_that_does_not_fit_is_refused_and_the_old_one_stays(state, match
     ("options", "match"),
     [
         ({"curve": "costs"}, "curve names 'costs', but the frames' numbers are cost, return"),
+        (
+            {"words": {"sound": "safe"}},
+            "words has 'sound', which is neither an outcome nor a kind of shape: neutral",
+        ),
         ({"play": "time"}, "play names 'time', which is no axis of the bank; it has weight, episodes"),
         ({"times": [1.0, 2.0]}, "one number for each of the 6 steps; got 2"),
         ({"trail": "future"}, "trail"),

@@ -3,7 +3,7 @@ import pytest
 from ipywidgets import FloatSlider, IntSlider
 
 from safediffkit.figures import curves, grid_values
-from safediffkit.widgets import explore, ledger, simplex_buttons, walker
+from safediffkit.widgets import explore, walker
 from safediffkit.worlds.pixel_world import DOWN, RIGHT, PixelWorld
 
 
@@ -66,40 +66,3 @@ def test_the_walker_says_when_time_is_up_and_needs_a_drawing_world():
     assert "the time is up" in text.value
     with pytest.raises(ValueError, match='render_mode="ansi", not None'):
         walker(PixelWorld(3))
-
-
-def buttons_of(box):
-    return {button.tooltip: button for row in box.children[1:-1] for button in row.children}
-
-
-def test_the_simplex_offers_each_point_once_and_marks_the_chosen_one():
-    box = simplex_buttons((1, 1, 1))
-    buttons = buttons_of(box)
-    assert [len(row.children) for row in box.children[1:-1]] == [1, 2, 3, 4]
-    assert len(buttons) == 10
-    buttons["imitate 0, reward 1/3, safety 2/3"].click()
-    assert box.value == (0, 1, 2)
-    assert [words for words, button in buttons.items() if button.button_style] == ["imitate 0, reward 1/3, safety 2/3"]
-    box.value = (3, 0, 0)
-    assert buttons["imitate 1, reward 0, safety 0"].button_style == "primary"
-
-
-def test_explore_follows_the_simplex():
-    box = explore(lambda weights, of: f"{weights} of {of}", weights=simplex_buttons((0, 2, 0)), of=IntSlider(2))
-    weights, _, text = box.children
-    assert text.value == "(0, 2, 0) of 2"
-    buttons_of(weights)["imitate 1/2, reward 0, safety 1/2"].click()
-    assert text.value == "(1, 0, 1) of 2"
-
-
-@pytest.mark.parametrize("value", [(1, -1, 1), (0, 0, 0)])
-def test_parts_that_are_no_parts_are_refused(value):
-    with pytest.raises(ValueError, match="three parts of at least 0"):
-        simplex_buttons(value)
-
-
-def test_the_ledger_sums_the_rows_asked_for():
-    html = ledger({"a": [1, 2], "b": [0.5, 0.25]}, sums=["b"])
-    assert html.count("<tr>") == 3
-    assert "<b>0.7500</b>" in html
-    assert "<b>3" not in html
