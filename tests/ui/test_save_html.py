@@ -24,7 +24,7 @@ SCENE = Scene(
         line([(-8, -4.5), (6, -4.5)], "neutral", "wall"),
     ],
 )
-HANDLER_MS = 25.0  # 5 on a quiet machine; shared ones get slack
+HANDLER_MS = 5.0  # less than a third of a frame at 60 a second
 
 
 def around(weight, episodes, seed):
