@@ -24,7 +24,7 @@ SCENE = Scene(
         line([(-8, -4.5), (6, -4.5)], "neutral", "wall"),
     ],
 )
-HANDLER_MS = 25.0  # 5 on a quiet machine; shared ones get slack
+HANDLER_MS = 5.0  # less than a third of a frame at 60 a second
 
 
 def around(weight, episodes, seed):
@@ -228,11 +228,13 @@ def test_a_move_of_64_paths_of_64_steps_is_drawn_in_time(watched, address, laten
     for compare in (False, True):
         for name in ("guidance weight", "time (s)"):
             slider = root.get_by_role("slider", name=name)
-            slider.press("Home")
             took = []
-            for _ in range(8):
-                slider.press("ArrowRight")
-                took.append(float(root.get_attribute("data-ms")))
+            for _ in range(2):  # the first time the browser still compiles what is drawn
+                slider.press("Home")
+                took.clear()
+                for _ in range(8):
+                    slider.press("ArrowRight")
+                    took.append(float(root.get_attribute("data-ms")))
             told = f"saved page, 64 x 64{', two settings' if compare else ''}"
             latencies.append((told, name, f"{statistics.median(took):.1f}", f"{max(took):.1f}", "", ""))
             assert statistics.median(took) < HANDLER_MS
