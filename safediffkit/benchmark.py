@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-TASKS = ("OfflineBallCircle-v0", "OfflineCarCircle-v0")
+TASKS = ("OfflineBallCircle-v0", "OfflineCarCircle-v0")  # of SPI's table
+MORE_TASKS = (*TASKS, "OfflineBallRun-v0", "OfflineCarRun-v0")  # of the table of budgets
+BUDGETS = (10, 20, 40)
 SEEDS = (0, 1, 2)
 SHOWN = TASKS[0], 0  # the task and seed whose policies lesson 04 loads
 Command = list[str]  # arguments of `python -m safediffkit.train`
@@ -25,21 +27,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m safediffkit.benchmark", description="Run a table of results; finished records are kept."
     )
-    parser.add_argument("table", choices=("spi", "simplex"), help="spi: the results; simplex: the lesson's policies")
+    parser.add_argument("table", choices=TABLES, help="; ".join(f"{name}: {of}" for name, (_, _, of) in TABLES.items()))
     parser.add_argument("--assets", type=Path, default=Path("tutorials/assets"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--steps", type=int, default=5000, help="updates of every run (default: 5000)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these methods, such as tcdp or bc-safe")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--show", action="store_true", help="run nothing; print the records there are as a table")
     given = parser.parse_args(arguments)
+    make, folder, _ = TABLES[given.table]
     if given.show:
-        print(markdown(sorted((given.assets / "results").glob("*-[0-9].json"))))
+        print(markdown(sorted((given.assets / folder).glob("*-[0-9].json"))))
         return 0
     try:
-        make = spi_table if given.table == "spi" else simplex_table
         commands = make(given.assets, given.runs, given.steps)
     except OSError as error:
         parser.error(str(error))
+    if given.only:
+        if unknown := set(given.only) - {one[0] for one in commands}:
+            parser.error(f"--only {unknown.pop()}: the table has {', '.join(sorted({one[0] for one in commands}))}")
+        commands = [one for one in commands if one[0] in given.only]
     missing = [one for one in commands if not Path(one[one.index("--record") + 1]).exists()]
     print(f"{len(commands) - len(missing)} of {len(commands)} records are there")
     with ThreadPoolExecutor(max(given.jobs, 1)) as pool:
@@ -110,6 +117,37 @@ def simplex_table(assets: Path, runs: Path, steps: int) -> list[Command]:
             kept = folder / f"spi-{i}-{r}-{s}.safetensors"
             commands.append(_command("spi", *SHOWN, steps, kept, kept.with_suffix(".json"), _weights((i, r, s))))
     return commands
+
+
+def budgets_table(assets: Path, runs: Path, steps: int) -> list[Command]:
+    """List the runs of every method on four tasks under three budgets, all with equal updates. [TCDP Table 1]
+
+    BC-Safe is trained for each budget anew. Every other method is trained once and scored under each: those that can
+    be told a budget are told it, the others drive as they always do.
+
+    Raises:
+        OSError: there is no record of the choice of SPI's weights yet.
+    """
+    commands = []
+    for seed in SEEDS:
+        for task in MORE_TASKS:
+            weights, share = _chosen(assets / "results" / f"weights-{task}.json")
+            for name in ("tcdp", "trebi", "cdd", "cdt", "fisor", "spi", "bc", *(f"bc-safe-{b}" for b in BUDGETS)):
+                shown = (task, seed) == SHOWN and name in ("tcdp", "trebi", "cdd")  # lesson 05 loads them
+                kept = assets / "policies" / task / name if shown else runs / "budgets" / f"{name}-{task}-{seed}"
+                record = assets / "results" / "budgets" / f"{name}-{task}-{seed}.json"
+                settings = _weights(tuple(weights)) | {"safest_share": share} if name == "spi" else {}
+                method, budgets = ("bc-safe", name.split("-")[-1:]) if "safe" in name else (name, map(str, BUDGETS))
+                command = _command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, settings)
+                commands.append([*command, "--budget", *budgets])
+    return commands
+
+
+TABLES = {
+    "spi": (spi_table, "results", "SPI and its ablations"),
+    "simplex": (simplex_table, f"policies/{SHOWN[0]}/simplex", "the policies of lesson 04"),
+    "budgets": (budgets_table, "results/budgets", "all methods under three budgets"),
+}
 
 
 def _command(

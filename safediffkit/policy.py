@@ -2,17 +2,24 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from safediffkit.diffusion.denoise import NoiseModel
+from safediffkit.diffusion.networks import DiT1D, TemporalUNet, WindowMLP
+from safediffkit.diffusion.schedule import NoiseLevel, Schedule
+
 FORMAT = 1
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"dit": DiT1D, "unet": TemporalUNet, "mlp": WindowMLP}
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,190 @@ class Policy(Protocol):
     def act(self, history: History) -> Float[Tensor, "worlds *agents act"]:
         """Choose one action for each world."""
         ...
+
+
+class WindowScale(nn.Module):
+    """Turns windows of states into numbers of spread 1, as measured on the training data, and back.
+
+    Row 0 is the present state. The other rows are displacements from it, each row with a mean and a spread of its own
+    (our choice): a step's motion, from which the action is read, would drown in the rounding of whole states.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, obs: int, horizon: int) -> None:
+        super().__init__()
+        for name, value in (("mean", 0.0), ("spread", 1.0), ("low", -torch.inf), ("high", torch.inf)):
+            self.register_buffer(name, torch.full((horizon, obs), value))
+
+    def fit(self, windows: Float[Tensor, "windows horizon obs"]) -> None:
+        """Measure mean and spread of every number, and the box that all windows lie in; what never varies stays."""
+        relative = torch.cat([windows[:, :1], windows[:, 1:] - windows[:, :1]], 1)
+        self.mean.copy_(relative.mean(0))
+        self.spread.copy_(relative.std(0))
+        self.spread[self.spread < 1e-5] = 1.0
+        scaled = (relative - self.mean) / self.spread
+        self.low.copy_(scaled.amin(0))
+        self.high.copy_(scaled.amax(0))
+
+    def forward(self, windows: Float[Tensor, "*batch rows obs"]) -> Float[Tensor, "*batch rows obs"]:
+        """Scale windows, or only their first rows."""
+        present = windows[..., :1, :]
+        relative = torch.cat([present, windows[..., 1:, :] - present], -2)
+        rows = windows.shape[-2]
+        return (relative - self.mean[:rows]) / self.spread[:rows]
+
+    def back(self, scaled: Float[Tensor, "*batch rows obs"]) -> Float[Tensor, "*batch rows obs"]:
+        """Undo the scaling."""
+        rows = scaled.shape[-2]
+        relative = scaled * self.spread[:rows] + self.mean[:rows]
+        present = relative[..., :1, :]
+        return torch.cat([present, relative[..., 1:, :] + present], -2)
+
+
+def hold(present: Float[Tensor, "batch obs"]) -> Callable[[Tensor], Tensor]:
+    """Make the `project` of `denoise` that keeps row 0 of each window at the present state, clean at every level."""
+
+    def project(x: Tensor) -> Tensor:
+        return torch.cat([present[:, None].to(x), x[:, 1:]], 1)
+
+    return project
+
+
+class Patches(nn.Module):
+    """A noise model for windows that reads `patch` states as one token, which is as many times faster. [DiT, 3.2]
+
+    `network` is "dit", "unet" or "mlp" (see `diffusion.networks`). That tokens hold several states is our choice.
+
+    Raises:
+        ValueError: there is no such network, or `patch` does not divide `horizon`.
+    """
+
+    def __init__(
+        self, network: str, obs: int, horizon: int, condition: int = 0, hidden: int = 64, patch: int = 1
+    ) -> None:
+        super().__init__()
+        if network not in NETWORKS or horizon % patch:
+            raise ValueError(
+                f"network={network!r}, horizon={horizon}, patch={patch}: the network is one of "
+                f"{', '.join(map(repr, NETWORKS))}, and a patch of the horizon must leave no rest"
+            )
+        self.patch = patch
+        self.network = NETWORKS[network](patch * obs, horizon // patch, condition, hidden)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch horizon obs"],
+        level: NoiseLevel,
+        condition: Float[Tensor, "*#batch _"] | None = None,
+    ) -> Float[Tensor, "*batch horizon obs"]:
+        """Predict noise."""
+        tokens = x.unflatten(-2, (-1, self.patch)).flatten(-2)
+        noise: Tensor = self.network(tokens, level, condition).reshape(x.shape)
+        return noise
+
+
+def window_loss(
+    noise_model: NoiseModel,
+    schedule: Schedule,
+    clean: Float[Tensor, "batch horizon obs"],
+    condition: Float[Tensor, "batch _"] | None = None,
+) -> Float[Tensor, ""]:
+    """Score the noise guessed back in windows whose row 0, the present state, is known and clean. [TCDP Eq. 2]
+
+    Both choices are ours. Row 0 is held at every level, in training as in planning, as in Decision Diffuser. The
+    error is divided by alpha, which makes it that of v: under the plain loss the noisiest levels, which decide where a
+    plan goes at all, count for nothing (tried on BallCircle: the actions of its plans were off by a tenth more).
+    """
+    level = schedule.level(torch.randint(len(schedule), (len(clean),)))
+    noise, scales = torch.randn_like(clean), level.like(clean)
+    noisy = hold(clean[:, 0])(scales.alpha * clean + scales.sigma * noise)
+    error = (noise_model(noisy, level, condition) - noise)[:, 1:]
+    return (error / scales.alpha.clamp(min=0.02)).square().mean()
+
+
+def allowance(cost: Float[Tensor, "*batch"], steps: float | Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Say a cost to go as the root of its rate, cost a step left: 0 is none, 1 a cost of 1 at each step (our choice).
+
+    Unlike the cost itself, the rate means the same all along an episode, and in episodes of any length; the root
+    tells small rates, which are those asked for, better apart. A negative cost, an overspent budget, allows nothing.
+    """
+    return (cost.clamp(min=0) / steps).clamp(max=1).sqrt()
+
+
+def first(windows: Float[Tensor, "worlds plans horizon obs"], condition: Float[Tensor, "worlds _"]) -> Tensor:
+    """Choose the first plan of each world: a plain draw."""
+    return torch.zeros(len(windows), dtype=torch.long)
+
+
+@dataclass
+class Planner:
+    """Acts by planning: draws windows of states from the present one on, and reads actions off by inverse dynamics.
+
+    What a method wants is in three functions. `ask` turns a history into the condition, `draw` denoises windows from
+    noise given the condition and the `project` that holds the present state, `choose` picks one of a world's plans;
+    all three work on scaled windows.
+
+    A plan is followed for `every` steps by all worlds together, then made anew; also when a budget was changed, or
+    when the history is not the one that it was made for, so that nothing carries over into another episode.
+    """
+
+    ask: Callable[[History], Float[Tensor, "worlds condition"]]
+    draw: Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]
+    scale: WindowScale
+    inverse: Callable[[Tensor], Tensor]  # scaled (state, motion to the next state), flat -> action
+    choose: Callable[[Tensor, Tensor], Tensor] = first
+    plans: int = 1
+    every: int = 1
+    _kept: tuple[int, Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that ends before it is made anew."""
+        if not 1 <= self.every < len(self.scale.mean) or self.plans < 1:
+            raise ValueError(
+                f"every={self.every} and plans={self.plans}: a plan of {len(self.scale.mean)} states can be followed "
+                f"for 1 to {len(self.scale.mean) - 1} steps, and there must be at least one"
+            )
+
+    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
+        """Draw `plans` windows for each world, the present state first, all in one batch; in the units of the world."""
+        return self.scale.back(self._draw(history, self.ask(history), plans))
+
+    def act(self, history: History) -> Float[Tensor, "worlds act"]:
+        """Follow the plan: take the action that leads from the state that is to the planned next one."""
+        now, present = history.actions.shape[1], history.observation
+        if not self._fits(history):
+            condition = self.ask(history)
+            drawn = self._draw(history, condition, self.plans)
+            chosen = drawn[torch.arange(len(drawn)), self.choose(drawn, condition)]
+            self._kept = now, self.scale.back(chosen), present.clone(), history.budget.clone()
+        assert self._kept is not None
+        since, path, _, _ = self._kept
+        step = self.scale(torch.stack([present, path[:, now - since + 1]], 1))
+        # tracking may have strayed from the plan: ask for no motion that was never seen
+        step = step.clamp(self.scale.low[:2], self.scale.high[:2])
+        action: Tensor = self.inverse(step.flatten(1))
+        return action
+
+    def _draw(self, history: History, condition: Tensor, plans: int) -> Tensor:
+        present = self.scale(history.observation[:, None]).repeat_interleave(plans, 0)
+        noise = torch.randn(len(present), *self.scale.mean.shape)
+        windows = self.draw(noise, condition.repeat_interleave(plans, 0), hold(present[:, 0]))
+        plan: Tensor = windows.unflatten(0, (-1, plans))
+        return plan
+
+    def _fits(self, history: History) -> bool:
+        if self._kept is None:
+            return False
+        since, _, present, budget = self._kept
+        return (
+            since <= history.actions.shape[1] < since + self.every
+            and torch.equal(present, history.observations[:, since])
+            and torch.equal(budget, history.budget)
+        )
 
 
 def save_policy(policy: nn.Module, path: Path | str) -> None:

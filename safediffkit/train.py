@@ -3,7 +3,8 @@
     python -m safediffkit.train spi OfflineBallCircle-v0 --seed 0 --out runs/spi.safetensors
 
 writes the policy to that file and the result record beside it (runs/spi.json). Interrupted, the same command goes on
-from the last checkpoint. `--set name=value` changes any field of the method's Config.
+from the last checkpoint. `--set name=value` changes any field of the method's Config. `--budget 10 20 40` scores the
+one trained policy under each of these budgets.
 """
 
 import argparse
@@ -17,13 +18,20 @@ from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+# the module of each, its Config and its function that trains
 METHODS = {
-    "spi": "safediffkit.methods.spi",
-    "bc": "safediffkit.baselines.imitation",
-    "bc-safe": "safediffkit.baselines.imitation",
+    "spi": ("methods.spi", "Config", "train"),
+    "tcdp": ("methods.tcdp", "Config", "train"),
+    "trebi": ("baselines.generative", "TREBIConfig", "train_trebi"),
+    "cdd": ("baselines.generative", "CDDConfig", "train_cdd"),
+    "fisor": ("baselines.generative", "FISORConfig", "train_fisor"),
+    "cdt": ("baselines.transformer", "Config", "train"),
+    "bc": ("baselines.imitation", "Config", "train"),
+    "bc-safe": ("baselines.imitation", "Config", "train"),
 }
 PACKAGES = ("safediffkit", "torch", "numpy", "gymnasium", "bullet-safety-gym", "pybullet")
 
@@ -35,11 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     record_file = given.record or given.out.with_suffix(".json")
     checkpoint = given.out.with_name(given.out.name + ".checkpoint")
     try:
-        module, config = _configured(given)
+        train, config = _configured(given)
         for file in (given.out, record_file):
             if file.exists():
                 raise ValueError(f"{file} exists already: move it away, or choose another name with --out")
-        result = _run(given, module, config, checkpoint)
+        result = _run(given, train, config, checkpoint)
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     write_record(record_file, {"command": command("train", arguments), **result})
@@ -68,17 +76,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, help="an HDF5 file in DSRL's layout (default: the bundled pack)")
     parser.add_argument("--source", choices=("bundled", "dsrl"), default="bundled")
-    parser.add_argument("--budget", type=float, default=20.0, help="cost limit an episode (default: 20)")
+    parser.add_argument(
+        "--budget", type=float, nargs="+", default=[20.0], help="cost limits an episode, scored each (default: 20)"
+    )
     parser.add_argument("--episodes", type=int, default=20, help="episodes to evaluate (default: 20)")
     return parser
 
 
 def _configured(given: argparse.Namespace) -> tuple[Any, Any]:
-    module = import_module(METHODS[given.method])
-    known = {field.name: field.type for field in fields(module.Config)}
+    place, settings, train = METHODS[given.method]
+    module = import_module(f"safediffkit.{place}")
+    make = getattr(module, settings)
+    known = {field.name: field.type for field in fields(make)}
     changes: dict[str, Any] = {"seed": given.seed}
     if given.method == "bc-safe":
-        changes["safe_within"] = given.budget
+        if len(given.budget) > 1:
+            raise ValueError(f"--budget {_listed(given.budget)}: bc-safe learns for one budget; train it once for each")
+        changes["safe_within"] = given.budget[0]
     for change in given.set:
         name, equals, value = change.partition("=")
         if not equals or name not in known:
@@ -86,14 +100,18 @@ def _configured(given: argparse.Namespace) -> tuple[Any, Any]:
         changes[name] = _value(change, value, known[name])
     if given.steps is not None:
         changes["steps"] = given.steps
-    config = replace(module.Config(), **changes)
+    config = replace(make(), **changes)
     if config.steps < 1:
         raise ValueError(f"--steps {config.steps}: at least 1 update is needed")
     if given.episodes < 1:
         raise ValueError(f"--episodes {given.episodes}: at least 1 is needed")
-    if not given.budget >= 0:
-        raise ValueError(f"--budget {given.budget}: 0 or more is needed")
-    return module, config
+    if not all(budget >= 0 for budget in given.budget) or len(set(given.budget)) < len(given.budget):
+        raise ValueError(f"--budget {_listed(given.budget)}: 0 or more is needed, and each budget once")
+    return getattr(module, train), config
+
+
+def _listed(budgets: list[float]) -> str:
+    return " ".join(map(str, budgets))
 
 
 def _value(change: str, text: str, kind: Any) -> Any:
@@ -109,7 +127,7 @@ def _value(change: str, text: str, kind: Any) -> Any:
     raise ValueError(f"--set {change}: only {' or '.join(map(str, get_args(kind)))} can be given here")
 
 
-def _run(given: argparse.Namespace, module: Any, config: Any, checkpoint: Path) -> dict[str, Any]:
+def _run(given: argparse.Namespace, train: Any, config: Any, checkpoint: Path) -> dict[str, Any]:
     import torch
 
     from safediffkit import load, rollout, save_policy, score
@@ -121,21 +139,23 @@ def _run(given: argparse.Namespace, module: Any, config: Any, checkpoint: Path) 
         file.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     watch = progress(config.steps, f"{given.method} {given.task}")
-    policy = module.train(dataset, config, watch, checkpoint=checkpoint)
+    policy = train(dataset, config, watch, checkpoint=checkpoint)
     minutes = (time.perf_counter() - start) / 60
     seed = 10_000 + 1_000 * config.seed  # of the evaluation: no world that the data was recorded in
     variants = policy.variants() if hasattr(policy, "variants") else {"policy": policy}
     scores = {}
-    for name, variant in variants.items():
-        episodes = rollout(variant, given.task, episodes=given.episodes, budget=given.budget, seed=seed)
-        scores[name] = asdict(score(episodes, given.task, budget=given.budget))
+    several = len(given.budget) > 1
+    for (name, variant), budget in product(variants.items(), given.budget):
+        episodes = rollout(variant, given.task, episodes=given.episodes, budget=budget, seed=seed)
+        scores[f"{name} at {budget:g}" if several else name] = asdict(score(episodes, given.task, budget=budget))
     save_policy(policy, given.out)
+    budgets = given.budget if several else given.budget[0]
     return {
         "method": given.method,
         "task": given.task,
         "config": words(config),
         "data": dataset.provenance,
-        "evaluation": {"episodes": given.episodes, "budget": given.budget, "first_reset_seed": seed},
+        "evaluation": {"episodes": given.episodes, "budget": budgets, "first_reset_seed": seed},
         "scores": scores,
         "minutes_of_training": round(minutes, 2),
         **circumstances(),

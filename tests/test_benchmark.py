@@ -10,7 +10,7 @@ from safediffkit import benchmark, selection
 def chosen(tmp_path):
     results = tmp_path / "assets" / "results"
     results.mkdir(parents=True)
-    for task in benchmark.TASKS:
+    for task in benchmark.MORE_TASKS:
         record = {"chosen": {"weights": [0.5, 0.1, 0.4], "safest_share": 0.3}}
         (results / f"weights-{task}.json").write_text(json.dumps(record))
     return tmp_path
@@ -29,6 +29,22 @@ def test_the_table_has_every_method_task_and_seed_once(chosen):
         "safety=0",
         "safest_share=0.3",
     ]
+
+
+def test_every_method_meets_every_budget_on_every_task(chosen):
+    # [TCDP Table 1]
+    from safediffkit import train
+
+    commands = benchmark.budgets_table(chosen / "assets", chosen / "runs", steps=7)
+    met = {}
+    for one in commands:
+        given = train._parser().parse_args(one)
+        _, config = train._configured(given)
+        assert (config.steps, config.seed) == (7, given.seed)
+        met.setdefault((given.method, given.task, given.seed), []).extend(given.budget)
+    assert len(met) == 8 * 4 * 3
+    assert all(budgets == [10, 20, 40] for budgets in met.values())
+    assert len({one[one.index("--record") + 1] for one in commands}) == len(commands) == 10 * 4 * 3
 
 
 def test_ablated_and_simplex_weights_are_valid_settings(chosen):
@@ -55,6 +71,17 @@ def test_finished_records_are_not_run_again(chosen, monkeypatch, capsys):
     assert benchmark.main(arguments) == 0
     assert len(ran) == 29
     assert "1 of 30" in capsys.readouterr().out
+
+
+def test_only_some_methods_may_be_run(chosen, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(benchmark, "_run", lambda command: ran.append(command[0]) or 0)
+    arguments = ["spi", "--assets", str(chosen / "assets"), "--only"]
+    assert benchmark.main([*arguments, "bc", "bc-safe"]) == 0
+    assert sorted(ran) == ["bc"] * 6 + ["bc-safe"] * 6
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main([*arguments, "tcdp"])
+    assert "the table has bc, bc-safe, spi" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_told(chosen, monkeypatch):

@@ -83,6 +83,8 @@ def test_nothing_saved_is_overwritten(tmp_path, data, capsys):
         (["bc", TASK, "--episodes", "0"], "--episodes 0: at least 1"),
         (["bc", TASK, "--data", "missing.hdf5"], "missing.hdf5"),
         (["bc-safe", TASK, "--budget", "-3"], "--budget -3.0: 0 or more"),
+        (["tcdp", TASK, "--budget", "10", "10"], "--budget 10.0 10.0: 0 or more is needed, and each budget once"),
+        (["bc-safe", TASK, "--budget", "10", "20"], "bc-safe learns for one budget; train it once for each"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, capsys, command, message):
@@ -96,3 +98,27 @@ def test_bc_safe_learns_within_the_budget_it_is_judged_by():
     parsed = train._parser().parse_args(["bc-safe", TASK, "--out", "x", "--budget", "10"])
     _, config = train._configured(parsed)
     assert config.safe_within == 10
+
+
+SMALL = ["network=mlp", "groups=2", "candidates=4", "budgets=3", "calls=2"]
+
+
+def test_one_training_is_scored_under_each_budget(tmp_path, data, capsys):
+    out = tmp_path / "tcdp.safetensors"
+    command = ["tcdp", TASK, "--out", str(out), *data, *QUICK, *SMALL, "--budget", "10", "20.5", "40"]
+    assert train.main(command) == 0
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["evaluation"]["budget"] == [10, 20.5, 40]
+    assert {name: score["budget"] for name, score in record["scores"].items()} == {
+        "policy at 10": 10, "policy at 20.5": 20.5, "policy at 40": 40,
+    }  # fmt: skip
+    assert load_policy(out).episode == 100
+    assert "tcdp (policy at 20.5): normalised reward" in capsys.readouterr().out
+
+
+def test_a_record_of_one_budget_reads_as_it_always_did(tmp_path, data):
+    out = tmp_path / "bc.safetensors"
+    assert train.main(["bc", TASK, "--out", str(out), *data, *QUICK, "--budget", "10"]) == 0
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["evaluation"]["budget"] == 10
+    assert list(record["scores"]) == ["policy"]

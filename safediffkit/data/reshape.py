@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 if TYPE_CHECKING:  # torch is not imported here, so that a lesson on arrays starts at once
     import safediffkit.data.dataset
@@ -75,3 +75,58 @@ def safe_only(dataset: "safediffkit.data.dataset.Dataset", budget: float) -> "sa
         raise ValueError(f"no episode costs at most {budget:g}: {cheapest}; raise the budget or collect safer episodes")
     kept = dataset.where(safe[dataset.episode])
     return replace(kept, provenance=f"{dataset.provenance}; only episodes of cost <= {budget:g}")
+
+
+def draw_within_budget(
+    costs: Float[Any, "windows"], budgets: Float[Any, "choices"], size: int, generator: Any = None
+) -> tuple[Int[Any, "size"], Float[Any, "size"]]:
+    """Draw pairs (window, budget) whose windows, under each budget, are distributed as p(window | cost <= budget).
+
+    The budget comes first, uniformly among those that some window satisfies, and then a window, uniformly among those
+    within it. The other way round, one random admissible budget for each window, a window that satisfies few budgets
+    meets each of them more often than a cheap one does, and p(window | cost <= budget) comes out biased towards
+    costly windows. `costs` and `budgets` are torch tensors, `generator` one of torch's.
+
+    Raises:
+        ValueError: no window is within any of the budgets.
+    """
+    import torch
+
+    # whoever draws again and again sorts the windows once
+    in_order = bool((costs.diff() >= 0).all())
+    ascending, order = (costs, torch.arange(len(costs))) if in_order else costs.sort()
+    affordable = torch.searchsorted(ascending, budgets.to(ascending), right=True)  # windows within each budget
+    budgets, affordable = budgets[affordable > 0], affordable[affordable > 0]
+    if not len(budgets):
+        cheapest = f"the cheapest of {len(costs)} costs {float(costs.min()):g}" if len(costs) else "there are none"
+        raise ValueError(f"no window is within any of the budgets: {cheapest}; give a larger budget")
+    choice = torch.randint(len(budgets), (size,), generator=generator)
+    share = torch.rand(size, generator=generator, dtype=torch.float64)  # float32 could not tell 2^24 windows apart
+    rank = (share * affordable[choice]).long().clamp(max=affordable[choice] - 1)
+    return order[rank], budgets[choice]
+
+
+def conditional_quantile(
+    values: Float[Any, "windows"], costs: Float[Any, "windows"], budget: float
+) -> Float[Any, "windows"]:
+    """Say which share of the windows within `budget` each of them outdoes in value: mid-ranks from 0 to 1.
+
+    Any increasing map of the values leaves them as they are, so one reward weight serves every budget and every
+    task. Equal values share the middle of their ranks. A window over the budget has no rank among those within: NaN,
+    since a number could be mistaken for one.
+
+    Raises:
+        ValueError: no window is within the budget.
+    """
+    import torch
+
+    within = costs <= budget
+    if not within.any():
+        cheapest = f"the cheapest of {len(costs)} costs {float(costs.min()):g}" if len(costs) else "there are none"
+        raise ValueError(f"no window costs at most {budget:g}: {cheapest}; give a larger budget")
+    chosen = values[within]
+    ascending = chosen.sort().values
+    below, upto = (torch.searchsorted(ascending, chosen, right=right).to(values) for right in (False, True))
+    quantiles = torch.full_like(values, torch.nan)
+    quantiles[within] = (below + upto) / (2 * len(chosen))
+    return quantiles
