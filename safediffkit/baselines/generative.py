@@ -38,7 +38,7 @@ from safediffkit.diffusion.networks import ResidualMLP, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule, vp_schedule
 from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, words
 from safediffkit.policy import History, Patches, Planner, WindowScale, allowance, window_loss
-from safediffkit.safety.critics import Critics
+from safediffkit.safety.critics import Critics, expectile_loss
 from safediffkit.safety.energies import Energy, regression_loss
 
 
@@ -128,15 +128,6 @@ def feasibility_target(
     """
     ahead = (1 - discount) * danger + discount * torch.maximum(danger, next_value)
     return torch.where(terminated, danger, ahead)
-
-
-def expectile_loss(gap: Float[Tensor, "*batch"], expectile: float) -> Float[Tensor, ""]:
-    """Square `gap` = target - value, weighed by `expectile` where above 0, else by the rest. [IQL]
-
-    Above one half the value is drawn to the greater targets, below to the lesser ones ("reverse"). [FISOR]
-    """
-    weight = torch.where(gap > 0, expectile, 1 - expectile)
-    return (weight * gap.square()).mean()
 
 
 def row_weights(

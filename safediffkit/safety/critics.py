@@ -52,3 +52,12 @@ def td_loss(
     """
     target = (signal + discount * next_value * ~terminated).detach()
     return (values - target).square().mean(-1).sum()
+
+
+def expectile_loss(gap: Float[Tensor, "*batch"], expectile: float) -> Float[Tensor, ""]:
+    """Square `gap` = target - value, weighed by `expectile` where above 0, else by the rest. [IQL]
+
+    Above one half the value is drawn to the greater targets, below to the lesser ones ("reverse"). [FISOR]
+    """
+    weight = torch.where(gap > 0, expectile, 1 - expectile)
+    return (weight * gap.square()).mean()

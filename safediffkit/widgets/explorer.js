@@ -36,6 +36,7 @@ function words(value) {
   if (typeof value === "string") return value;
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (Number.isInteger(value) && Math.abs(value) < 1e6) return String(value);
+  if (value && Math.abs(value) < 1e-3) return value.toExponential(1);
   return String(+value.toPrecision(Math.abs(value) < 1 ? 3 : 4));
 }
 

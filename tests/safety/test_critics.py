@@ -1,7 +1,7 @@
 import torch
 from torch.nn.functional import silu
 
-from safediffkit.safety.critics import Critics, td_loss
+from safediffkit.safety.critics import Critics, expectile_loss, td_loss
 
 
 def test_batched_critics_equal_separate_networks():
@@ -46,3 +46,12 @@ def test_sarsa_finds_the_values_of_a_chain():
         adam.step()
     expected = torch.tensor([[3.0, 4.0, 4.0], [0.25, 0.5, 1.0]])
     torch.testing.assert_close(critics(s, a).view(2, 2, 3), expected.expand(2, 2, 3), atol=0.02, rtol=0)
+
+
+def test_the_reverse_expectile_of_two_equally_likely_values():
+    # least at 0.9 of the way to the lesser one
+    value = torch.tensor(0.9 * -1 + 0.1 * 2, requires_grad=True)
+    (slope,) = torch.autograd.grad(expectile_loss(torch.tensor([2.0, -1.0]) - value, 0.1), value)
+    torch.testing.assert_close(slope, torch.tensor(0.0))
+    apart = [expectile_loss(torch.tensor([2.0, -1.0]) - at, 0.1) for at in (-0.8, -0.7, -0.6)]
+    assert apart[1] < min(apart[0], apart[2])
