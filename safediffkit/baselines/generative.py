@@ -10,7 +10,7 @@
 |        |                                   | them to 1; a time limit is no true end; the values bootstrapped from  |
 |        |                                   | are bounded by what the data shows                                    |
 | TREBI  | Lin et al. 2023 (2306.00603),     | windows, network, schedule, solver, replanning and inverse dynamics   |
-|        | TCDP Table 1                      | are TCDP's; 8 plans, not 64; the cost bends a plan only while it is   |
+|        | TCDP Table 1                      | are TCDP's; 16 plans, not 64; the cost bends a plan only while it is   |
 |        |                                   | predicted to break the budget; both predictions in units of their     |
 |        |                                   | spread, so that one pair of weights serves all tasks                  |
 | CDD    | Decision Diffuser, Ajay et al.    | windows, network, schedule, solver, replanning and inverse dynamics   |
@@ -230,10 +230,10 @@ class TREBIConfig:
     reward_weight: float = 2.0  # beta, on returns in units of their spread; our choice
     cost_weight: float = 10.0  # beta n, on costs in units of their spread; our choice, in the source's range of n
     discount: float = 0.99  # gamma
-    plans: int = 8  # source 64
+    plans: int = 16  # source 64
     horizon: int = 16
     network: Literal["dit", "unet", "mlp"] = "dit"
-    hidden: int = 128
+    hidden: int = 64
     patch: int = 4  # states in a token
     levels: int = 100
     batch: int = 128
@@ -376,7 +376,7 @@ class CDDConfig:
     forget: float = 0.25  # share of windows whose cost and return are not given
     horizon: int = 16
     network: Literal["dit", "unet", "mlp"] = "dit"
-    hidden: int = 128
+    hidden: int = 64
     patch: int = 4  # states in a token
     levels: int = 100
     batch: int = 128

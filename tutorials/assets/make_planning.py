@@ -1,0 +1,89 @@
+"""Make planning.npz, the bank of lesson 5: one planner in the simulator, under budgets that change half way.
+
+    python tutorials/assets/make_planning.py
+
+The planner is policies/OfflineBallCircle-v0/tcdp.safetensors; some minutes.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from safediffkit import load_policy, rollout
+from safediffkit.widgets import Frame, bank, line
+from safediffkit.worlds.bullet import positions
+
+ASSETS = Path(__file__).parent
+TASK, EPISODES, STEPS, EVERY = "OfflineBallCircle-v0", 5, 200, 2
+BUDGETS = (0, 5, 10, 20, 40, 80)
+CHANGES = {"it stays": lambda budget: budget, "nothing more": lambda budget: 0, "40 more": lambda budget: budget + 40}
+LEFT, BOTTOM, ACROSS, UP = 12.0, -8.0, 11.0, 0.125  # where the chart of costs stands, and metres to a cost of 1
+
+
+@dataclass(frozen=True)
+class HalfWay:
+    """A planner whose budget changes in the middle of the episode."""
+
+    planner: Any
+    budget: float
+
+    def act(self, history):
+        """Plan under the first budget, and from half way on under the other."""
+        if history.actions.shape[1] >= STEPS // 2:
+            history = replace(history, budget=torch.full_like(history.budget, self.budget))
+        return self.planner.act(history)
+
+
+@cache
+def planner():
+    """Load the planner."""
+    return load_policy(ASSETS / "policies" / TASK / "tcdp.safetensors")
+
+
+def chart(step, cost):
+    """Place a step and a cost in the chart beside the top view."""
+    return np.stack(np.broadcast_arrays(LEFT + ACROSS * np.asarray(step) / STEPS, BOTTOM + UP * np.asarray(cost)), -1)
+
+
+def frame(budget, change, *, seed):
+    """Draw five episodes from above, and beside them what each has cost so far."""
+    later = CHANGES[change](budget)
+    run = rollout(HalfWay(planner(), later), TASK, episodes=EPISODES, budget=budget, seed=1 + seed)
+    paths = positions(run.observations).view(EPISODES, STEPS, 2).numpy()
+    costs = run.costs.view(EPISODES, STEPS).numpy()
+    total, half = costs.sum(1), costs[:, STEPS // 2 :].sum(1)
+    spent = chart(np.arange(STEPS), costs.cumsum(1))
+    outcomes = ["safe" if cost <= max(budget, later) else "violating" for cost in total]
+    paid = (costs > 0).reshape(EPISODES, -1, EVERY).any(-1)
+    limit = [
+        (0, budget),
+        (STEPS / 2, budget),
+        *([(STEPS / 2, later), (STEPS, later)] if change != "nothing more" else ()),
+    ]
+    return Frame(  # path and curve of an episode in turn
+        paths=np.stack([paths, spent], 1).reshape(2 * EPISODES, STEPS, 2)[:, ::EVERY],
+        violating=np.stack([paid, np.zeros_like(paid)], 1).reshape(2 * EPISODES, -1),
+        outcomes=[outcome for outcome in outcomes for _ in range(2)],
+        shapes=[line([chart(*corner) for corner in limit], label="budget")],
+        numbers={
+            "reward of an episode": run.episode_returns().mean(),
+            "cost of an episode": total.mean(),
+            "of which in the second half": half.mean(),
+            "episodes within the budget (%)": 100 * np.mean([outcome == "safe" for outcome in outcomes]),
+        },
+    )
+
+
+def main():
+    """Roll everything out once and write the bank."""
+    torch.set_num_threads(1)
+    made = bank(frame, {"budget": BUDGETS, "from half way on": list(CHANGES)}, seed=0)
+    made.save(ASSETS / "planning.npz")
+
+
+if __name__ == "__main__":
+    main()
