@@ -78,12 +78,14 @@ pages: setup  ## renew tutorials/equation_map.md, whose links name lines
 	@$(PY) -m safediffkit.lessons.pages
 
 RESULTS := tutorials/assets/results
-WEIGHTS := $(RESULTS)/weights-OfflineBallCircle-v0.json $(RESULTS)/weights-OfflineCarCircle-v0.json
+WEIGHTS := $(foreach task,BallCircle CarCircle BallRun CarRun,$(RESULTS)/weights-Offline$(task)-v0.json)
 
-results: setup $(WEIGHTS)  ## make the records and policies that are missing in tutorials/assets (an hour for all)
+results: setup $(WEIGHTS)  ## make the records and policies that are missing in tutorials/assets (hours for all)
 	@$(PY) -m safediffkit.benchmark spi --jobs 2
 	@$(PY) -m safediffkit.benchmark simplex --steps 1500 --jobs 2
+	@$(PY) -m safediffkit.benchmark budgets --jobs 2
 	@test -e tutorials/assets/driving.npz || $(PY) tutorials/assets/make_driving.py
+	@test -e tutorials/assets/planning.npz || $(PY) tutorials/assets/make_planning.py
 
 $(RESULTS)/weights-%.json:
 	@$(PY) -m safediffkit.selection $* --out $@

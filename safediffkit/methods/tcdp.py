@@ -9,7 +9,7 @@ Paper: Zhang et al., "Enhancing Offline Safe Reinforcement Learning with Traject
 | what the network is told | the cost to go | its root rate, cost a step left: see `allowance` |
 | reward R(tau) | normalised by quantiles | rank, within the budget, of reward beyond what is usual from a state |
 | exp(beta R) | classifier guidance | a contrastive energy, to which windows over the budget are the worst |
-| choice | - | of several plans, the one of the greatest energy |
+| choice | - | of several plans, the one of the greatest energy among those predicted to keep within the budget |
 | network | DiT with adaLN-Zero | the same, small, with several states a token |
 | actions | - | inverse dynamics, and a new plan every few steps |
 """
@@ -33,7 +33,7 @@ from safediffkit.diffusion.networks import mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule
 from safediffkit.learning import Stateful, Watch, follow, ignore, repeat, seeded, words
 from safediffkit.policy import History, Patches, Planner, WindowScale, allowance, window_loss
-from safediffkit.safety.energies import Energy
+from safediffkit.safety.energies import Energy, contrastive_loss
 
 Network = Literal["dit", "unet", "mlp"]
 LAST_PART = 4  # the last quarter of an episode is the shortest stretch whose cost tells how costly its driver is
@@ -46,8 +46,9 @@ class Config:
     steps: int = 6_000
     seed: int = 0
     horizon: int = 16  # H, states in a window
-    safety_weight: float = 3.0  # w of classifier-free guidance, towards the budget
-    reward_weight: float = 8.0  # beta, the one parameter to be set, says the paper [TCDP Eq. 1]
+    safety_weight: float = 2.0  # w of classifier-free guidance, towards the budget
+    reward_weight: float = 2.5  # beta, the one parameter to be set, says the paper [TCDP Eq. 1]
+    share: float = 0.8  # of the budget is meant to be spent: what a plan will cost is a guess, and cars answer late
     forget: float = 0.2  # share of windows whose budget is not given, which classifier-free guidance needs
     groups: int = 8  # of windows that compete in an update of the energy
     candidates: int = 32  # windows in a group
@@ -62,13 +63,14 @@ class Config:
     calls: int = 6  # of the network for a plan
     temperature: float = 0.5  # spread of the noise that a plan starts from: below 1 it keeps to what is likely
     every: int = 2  # steps between two plans
-    plans: int = 8  # drawn for a world; the one of the greatest energy is followed
+    plans: int = 16  # drawn for a world, to choose from
 
     def __post_init__(self) -> None:
-        if not 0 < self.forget < 1 or self.reward_weight < 0 or self.budgets < 2:
+        if not 0 < self.forget < 1 or self.reward_weight < 0 or not 0 < self.share <= 1 or self.budgets < 2:
             raise ValueError(
-                f"forget={self.forget}, reward_weight={self.reward_weight}, budgets={self.budgets}: needed are a share "
-                "between 0 and 1, a weight of 0 or more, and at least the two budgets 0 and 1"
+                f"forget={self.forget}, reward_weight={self.reward_weight}, share={self.share}, "
+                f"budgets={self.budgets}: needed are a share between 0 and 1, a weight of 0 or more, a share above 0 "
+                "and up to 1, and at least the two budgets 0 and 1"
             )
 
 
@@ -91,18 +93,22 @@ class TCDP(nn.Module):
         every: int,
         plans: int,
         reward_pull: float = 1.0,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
             "obs": obs, "act": act, "episode": episode, "horizon": horizon, "network": network, "hidden": hidden,
             "patch": patch, "levels": levels, "safety_weight": safety_weight, "calls": calls,
             "temperature": temperature, "every": every, "plans": plans, "reward_pull": reward_pull,
+            "share": share,
         }  # fmt: skip
         self.episode, self.horizon, self.calls, self.temperature = episode, horizon, calls, temperature
+        self.share = share
         self.safety_weight, self.reward_pull = safety_weight, reward_pull  # a pull other than 1 changes beta, roughly
         self.schedule: Schedule = cosine_schedule(levels)
         self.noise_model = Patches(network, obs, horizon, 1, hidden, patch)
         self.energy = Energy((horizon - 1) * obs, 1 + obs, hidden=256)
+        self.cost = mlp(horizon * obs, 256, 1)
         self.inverse = mlp(2 * obs, 128, act)
         self.scale = WindowScale(obs, horizon)
         self.planner = Planner(self.ask, self.draw, self.scale, self.inverse, self.choose, plans, every)
@@ -116,9 +122,10 @@ class TCDP(nn.Module):
         return self.planner.plan(history, plans)
 
     def ask(self, history: History) -> Float[Tensor, "worlds 1"]:
-        """Allow what is left of the budget, spread over the steps left; over the last part where fewer are left."""
+        """Allow what is left of the budget's share, spread over the steps left; over the last part where fewer are."""
         left = max(self.episode - history.actions.shape[1], self.episode // LAST_PART, self.horizon)
-        return allowance(history.budget_left, left)[:, None]
+        reserve = (1 - self.share) * history.budget
+        return allowance(history.budget_left - reserve, left)[:, None]
 
     def draw(
         self,
@@ -147,8 +154,16 @@ class TCDP(nn.Module):
     def choose(
         self, plans: Float[Tensor, "worlds plans horizon obs"], budget: Float[Tensor, "worlds 1"]
     ) -> Int[Tensor, "worlds"]:
-        """Pick the plan of the greatest energy, which on clean windows is beta R."""
-        return self.log_worth(budget[:, None], plans[..., 0, :])(plans, self.schedule.level(0)).argmax(1)
+        """Of the plans predicted to keep within the budget take the one of the greatest energy, else the cheapest.
+
+        On clean windows the energy is beta R. The choice is ours, after TREBI's. Guidance alone moves each plan a
+        little beyond what was recorded, the next plan starts there, and where there are no data it finds no way back:
+        cars sped up without end. Among several plans there is nearly always one that brakes.
+        """
+        energy = self.log_worth(budget[:, None], plans[..., 0, :])(plans, self.schedule.level(0))
+        cost: Tensor = self.cost(plans.flatten(2))[..., 0]
+        within = cost <= budget
+        return torch.where(within.any(1), energy.where(within, -torch.inf).argmax(1), cost.argmin(1))
 
 
 def competition_loss(
@@ -160,14 +175,11 @@ def competition_loss(
 ) -> Float[Tensor, ""]:
     """Let the energy tell which windows of a group weigh how much under equal noise. [CEP Eq. 12]
 
-    As `contrastive_loss`, but for the present state: it is never noisy, and each candidate has its own.
+    The present state is never noisy, and each candidate has its own.
     """
     present, ahead = clean[:, :, 0], clean[:, :, 1:].flatten(2)
-    level = schedule.level(torch.randint(len(schedule), (len(clean),)))
-    scales = level.like(ahead)
-    noisy = scales.alpha * ahead + scales.sigma * torch.randn_like(ahead)
     given = torch.cat([budget[:, None].expand(*present.shape[:2], 1), present], -1)
-    return nn.functional.cross_entropy(energy(noisy, level, given), log_weight.softmax(-1))
+    return contrastive_loss(lambda noisy, level, _: energy(noisy, level, given), schedule, ahead, log_weight)
 
 
 def beyond_usual(
@@ -250,7 +262,7 @@ class Windows:
 def train(
     dataset: Dataset, config: Config = Config(), watch: Watch = ignore, *, checkpoint: Path | None = None
 ) -> TCDP:
-    """Train the three networks side by side and return the planner; nothing but the arguments matters.
+    """Train the four networks side by side and return the planner; nothing but the arguments matters.
 
     Raises:
         ValueError: no episode is as long as a window, or `checkpoint` belongs to another run.
@@ -260,7 +272,7 @@ def train(
         policy = TCDP(
             obs, act, int(torch.bincount(dataset.episode).max()), config.horizon, config.network, config.hidden,
             config.patch, config.levels, config.safety_weight, config.calls, config.temperature, config.every,
-            config.plans,
+            config.plans, share=config.share,
         )  # fmt: skip
         known = Windows.of(dataset, config.horizon, config.budgets)
         policy.scale.fit(dataset.observations[known.rows])
@@ -284,17 +296,26 @@ def train(
             at, budget, reward = known.competing(config.groups, config.candidates, generator)
             contrast = competition_loss(policy.energy, policy.schedule, read(at), config.reward_weight * reward, budget)
 
+            # what a window will have cost when its episode ends
+            at = torch.randint(len(known.rows), (2 * config.batch,), generator=generator)
+            cost = (policy.cost(read(at).flatten(1))[:, 0] - known.costs[at]).square().mean()
+
             # which action leads from a state to the next
             at = torch.randint(len(dataset), (2 * config.batch,), generator=generator)
             motion = policy.scale(torch.stack([dataset.observations[at], dataset.next_observations[at]], 1))
             inverse = (policy.inverse(motion.flatten(1)) - dataset.actions[at]).square().mean()
 
             optimiser.zero_grad()
-            (imitation + contrast + inverse).backward()
+            (imitation + contrast + cost + inverse).backward()
             optimiser.step()
             falling.step()
             follow(target, policy, config.average_rate)
-            return {"imitation": imitation.detach(), "contrast": contrast.detach(), "inverse": inverse.detach()}
+            return {
+                "imitation": imitation.detach(),
+                "contrast": contrast.detach(),
+                "cost": cost.detach(),
+                "inverse": inverse.detach(),
+            }
 
         parts: dict[str, Stateful] = {"policy": policy, "target": target, "optimiser": optimiser, "falling": falling}
         run = f"tcdp {words(config)} on {len(dataset)} steps: {dataset.provenance}"

@@ -45,7 +45,7 @@ class Energy(nn.Module):
 
 
 def contrastive_loss(
-    energy: Energy,
+    energy: Callable[..., Tensor],
     schedule: Schedule,
     clean: Float[Tensor, "groups candidates width"],
     log_weight: Float[Tensor, "groups candidates"],

@@ -194,15 +194,30 @@ def test_it_asks_for_what_is_left_over_the_steps_left():
     assert asked(5, 0.0, 1.25) == 0.5
     assert asked(5, 3.0, 2.0) == 0.0  # overspent
     assert asked(9, 0.0, 1.0) == 0.5  # one step left counts as the last part: a quarter, but a plan, 4, at least
+    policy.share = 0.5
+    assert asked(0, 0.0, 5.0) == 0.5
+    assert asked(5, 1.0, 4.5) == 0.5  # half of the budget, less what is spent
+    assert asked(5, 2.5, 4.5) == 0.0  # what remains is kept in reserve
 
 
-def test_the_plan_of_the_greatest_energy_is_chosen():
+class Last(nn.Module):
+    """Takes a window's last number for its cost."""
+
+    def forward(self, x):
+        return x[..., -1:]
+
+
+def test_the_plan_of_the_greatest_energy_within_the_budget_is_chosen():
     policy = tcdp.TCDP(2, 1, 50, 4, "mlp", 8, 1, 20, 1.0, 3, 1.0, 1, 3)
-    policy.energy = Linear()
+    policy.energy, policy.cost = Linear(), Last()
     plans = torch.zeros(2, 3, 4, 2)
-    plans[0, 2, 1:], plans[1, 1, 3] = 1.0, 0.1
+    plans[0, 2, 1:3], plans[1, 1, 3, 0] = 1.0, 0.1
     plans[1, 0, 0] = 9.0  # the present state is no merit of a plan
     assert policy.choose(plans, torch.rand(2, 1)).tolist() == [2, 1]
+    plans[..., 3, 1] = torch.tensor([[0.3, 0.5, 0.7], [0.5, 0.8, 0.4]])  # costs; they add to the energy, too
+    assert policy.choose(plans, torch.tensor([[0.7], [0.9]])).tolist() == [2, 1]  # each is within its budget
+    assert policy.choose(plans, torch.tensor([[0.6], [0.6]])).tolist() == [1, 0]  # the greatest of the others
+    assert policy.choose(plans, torch.tensor([[0.2], [0.0]])).tolist() == [0, 2]  # the cheapest, as none is
 
 
 def run(policy, budget, worlds=20, steps=12, change=None):
@@ -270,7 +285,7 @@ def test_training_depends_on_its_arguments_alone():
 def test_watch_sees_every_update():
     seen = []
     tcdp.train(make_dataset(), QUICK, lambda step, losses: seen.append((step, set(losses))))
-    assert seen == [(k, {"imitation", "contrast", "inverse"}) for k in (1, 2, 3)]
+    assert seen == [(k, {"imitation", "contrast", "cost", "inverse"}) for k in (1, 2, 3)]
 
 
 def test_interrupted_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -308,7 +323,9 @@ def test_it_acts_the_same_after_saving(tmp_path):
     assert actions[0].shape == (5, 2)
 
 
-@pytest.mark.parametrize("wrong", [{"forget": 0.0}, {"forget": 1.0}, {"reward_weight": -1.0}, {"budgets": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"forget": 0.0}, {"forget": 1.0}, {"reward_weight": -1.0}, {"budgets": 1}, {"share": 0.0}]
+)
 def test_settings_without_a_meaning_are_refused(wrong):
     with pytest.raises(ValueError, match="share between 0 and 1"):
         replace(QUICK, **wrong)
