@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from safediffkit.diffusion.denoise import NoiseModel
-from safediffkit.diffusion.networks import DiT1D, TemporalUNet, WindowMLP
-from safediffkit.diffusion.schedule import NoiseLevel, Schedule
+from safediffkit.data.dataset import Dataset
+from safediffkit.diffusion.denoise import NoiseModel, denoise, dpm_solver_2m_step
+from safediffkit.diffusion.guidance import clip_clean, guide
+from safediffkit.diffusion.schedule import Schedule
 
 FORMAT = 1
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"dit": DiT1D, "unet": TemporalUNet, "mlp": WindowMLP}
 
 
 @dataclass(frozen=True)
@@ -113,39 +113,6 @@ def hold(present: Float[Tensor, "batch obs"]) -> Callable[[Tensor], Tensor]:
     return project
 
 
-class Patches(nn.Module):
-    """A noise model for windows that reads `patch` states as one token, which is as many times faster. [DiT, 3.2]
-
-    `network` is "dit", "unet" or "mlp" (see `diffusion.networks`). That tokens hold several states is our choice.
-
-    Raises:
-        ValueError: there is no such network, or `patch` does not divide `horizon`.
-    """
-
-    def __init__(
-        self, network: str, obs: int, horizon: int, condition: int = 0, hidden: int = 64, patch: int = 1
-    ) -> None:
-        super().__init__()
-        if network not in NETWORKS or horizon % patch:
-            raise ValueError(
-                f"network={network!r}, horizon={horizon}, patch={patch}: the network is one of "
-                f"{', '.join(map(repr, NETWORKS))}, and a patch of the horizon must leave no rest"
-            )
-        self.patch = patch
-        self.network = NETWORKS[network](patch * obs, horizon // patch, condition, hidden)
-
-    def forward(
-        self,
-        x: Float[Tensor, "*batch horizon obs"],
-        level: NoiseLevel,
-        condition: Float[Tensor, "*#batch _"] | None = None,
-    ) -> Float[Tensor, "*batch horizon obs"]:
-        """Predict noise."""
-        tokens = x.unflatten(-2, (-1, self.patch)).flatten(-2)
-        noise: Tensor = self.network(tokens, level, condition).reshape(x.shape)
-        return noise
-
-
 def window_loss(
     noise_model: NoiseModel,
     schedule: Schedule,
@@ -163,6 +130,30 @@ def window_loss(
     noisy = hold(clean[:, 0])(scales.alpha * clean + scales.sigma * noise)
     error = (noise_model(noisy, level, condition) - noise)[:, 1:]
     return (error / scales.alpha.clamp(min=0.02)).square().mean()
+
+
+def motion_loss(
+    scale: WindowScale, inverse: nn.Module, dataset: Dataset, rows: Int[Tensor, "batch"]
+) -> Float[Tensor, ""]:
+    """Regress the actions of recorded steps on their scaled (state, motion to the next state): inverse dynamics."""
+    motion = scale(torch.stack([dataset.observations[rows], dataset.next_observations[rows]], 1))
+    loss: Tensor = (inverse(motion.flatten(1)) - dataset.actions[rows]).square().mean()
+    return loss
+
+
+def denoise_windows(
+    guided: NoiseModel,
+    schedule: Schedule,
+    scale: WindowScale,
+    noise: Float[Tensor, "batch horizon obs"],
+    condition: Float[Tensor, "batch _"] | None,
+    project: Callable[[Tensor], Tensor],
+    calls: int,
+) -> Float[Tensor, "batch horizon obs"]:
+    """Take windows from noise to plans in `calls` calls of the network, within the box of all recorded windows."""
+    boxed = guide(guided, clip_clean(scale.low, scale.high))
+    *_, plans = denoise(boxed, schedule, noise, condition, steps=calls, solver=dpm_solver_2m_step, project=project)
+    return plans
 
 
 def allowance(cost: Float[Tensor, "*batch"], steps: float | Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

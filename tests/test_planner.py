@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from safediffkit.diffusion.denoise import denoise
+from safediffkit.diffusion.networks import Patches
 from safediffkit.diffusion.schedule import cosine_schedule, vp_schedule
-from safediffkit.policy import History, Patches, Planner, WindowScale, allowance, hold, window_loss
+from safediffkit.policy import History, Planner, WindowScale, allowance, hold, window_loss
 
 HORIZON, OBS = 6, 2
 

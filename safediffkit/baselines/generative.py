@@ -24,7 +24,7 @@ are our choice.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,12 +32,12 @@ from torch import Tensor, nn
 
 from safediffkit.baselines.transformer import asked_return, frontier
 from safediffkit.data.dataset import Dataset, windows
-from safediffkit.diffusion.denoise import ddpm_step, denoise, dpm_solver_2m_step, noise_prediction_loss, sample
+from safediffkit.diffusion.denoise import ddpm_step, noise_prediction_loss, sample
 from safediffkit.diffusion.guidance import classifier, classifier_free, clip_clean, guide
-from safediffkit.diffusion.networks import ResidualMLP, mlp
+from safediffkit.diffusion.networks import Network, Patches, ResidualMLP, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule, vp_schedule
 from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, words
-from safediffkit.policy import History, Patches, Planner, WindowScale, allowance, window_loss
+from safediffkit.policy import History, Planner, WindowScale, allowance, denoise_windows, motion_loss, window_loss
 from safediffkit.safety.critics import Critics, expectile_loss
 from safediffkit.safety.energies import Energy, regression_loss
 
@@ -232,7 +232,7 @@ class TREBIConfig:
     discount: float = 0.99  # gamma
     plans: int = 16  # source 64
     horizon: int = 16
-    network: Literal["dit", "unet", "mlp"] = "dit"
+    network: Network = "dit"
     hidden: int = 64
     patch: int = 4  # states in a token
     levels: int = 100
@@ -312,12 +312,7 @@ class TREBI(nn.Module):
     ) -> Float[Tensor, "batch horizon obs"]:
         """Denoise windows under q(tau) exp(beta (R - n C)). [TCDP Table 1]"""
         guided = guide(self.noise_model, classifier(lambda noisy, level: self.log_prob(noisy, level, budget[:, 0])))
-        boxed = guide(guided, clip_clean(self.scale.low, self.scale.high))
-        *_, plan = denoise(
-            boxed, self.schedule, self.temperature * x, None,
-            steps=self.calls, solver=dpm_solver_2m_step, project=project,
-        )  # fmt: skip
-        return plan
+        return denoise_windows(guided, self.schedule, self.scale, self.temperature * x, None, project, self.calls)
 
     def log_prob(
         self, x: Float[Tensor, "*batch horizon obs"], level: NoiseLevel, budget: Float[Tensor, "*#batch"]
@@ -375,7 +370,7 @@ class CDDConfig:
     weight: float = 1.5  # w of classifier-free guidance; source 1.2 and more
     forget: float = 0.25  # share of windows whose cost and return are not given
     horizon: int = 16
-    network: Literal["dit", "unet", "mlp"] = "dit"
+    network: Network = "dit"
     hidden: int = 64
     patch: int = 4  # states in a token
     levels: int = 100
@@ -453,12 +448,7 @@ class CDD(nn.Module):
     ) -> Float[Tensor, "batch horizon obs"]:
         """Denoise windows under q(tau | c = b, r = r_b,max). [TCDP Table 1]"""
         guided = guide(self.noise_model, classifier_free(self.weight))
-        boxed = guide(guided, clip_clean(self.scale.low, self.scale.high))
-        *_, plan = denoise(
-            boxed, self.schedule, self.temperature * x, wish,
-            steps=self.calls, solver=dpm_solver_2m_step, project=project,
-        )  # fmt: skip
-        return plan
+        return denoise_windows(guided, self.schedule, self.scale, self.temperature * x, wish, project, self.calls)
 
 
 def train_cdd(
@@ -518,8 +508,7 @@ def _train_planner(
             energy, ahead = getattr(policy, name), clean[:, 1:].flatten(1)
             losses[name] = regression_loss(energy, policy.schedule, ahead, values[at], clean[:, 0])
         step = torch.randint(len(dataset), (2 * config.batch,), generator=generator)
-        motion = policy.scale(torch.stack([dataset.observations[step], dataset.next_observations[step]], 1))
-        losses["inverse"] = (policy.inverse(motion.flatten(1)) - dataset.actions[step]).square().mean()
+        losses["inverse"] = motion_loss(policy.scale, policy.inverse, dataset, step)
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()

@@ -71,8 +71,9 @@ def safe_only(dataset: "safediffkit.data.dataset.Dataset", budget: float) -> "sa
     costs = costs.reshape(len(costs), -1).sum(1)
     safe = costs <= budget
     if not safe.any():
-        cheapest = f"the cheapest of {len(costs)} costs {float(costs.min()):g}" if len(costs) else "there are none"
-        raise ValueError(f"no episode costs at most {budget:g}: {cheapest}; raise the budget or collect safer episodes")
+        raise ValueError(
+            f"no episode costs at most {budget:g}: {_cheapest(costs)}; raise the budget or collect safer episodes"
+        )
     kept = dataset.where(safe[dataset.episode])
     return replace(kept, provenance=f"{dataset.provenance}; only episodes of cost <= {budget:g}")
 
@@ -98,8 +99,7 @@ def draw_within_budget(
     affordable = torch.searchsorted(ascending, budgets.to(ascending), right=True)  # windows within each budget
     budgets, affordable = budgets[affordable > 0], affordable[affordable > 0]
     if not len(budgets):
-        cheapest = f"the cheapest of {len(costs)} costs {float(costs.min()):g}" if len(costs) else "there are none"
-        raise ValueError(f"no window is within any of the budgets: {cheapest}; give a larger budget")
+        raise ValueError(f"no window is within any of the budgets: {_cheapest(costs)}; give a larger budget")
     choice = torch.randint(len(budgets), (size,), generator=generator)
     share = torch.rand(size, generator=generator, dtype=torch.float64)  # float32 could not tell 2^24 windows apart
     rank = (share * affordable[choice]).long().clamp(max=affordable[choice] - 1)
@@ -122,11 +122,14 @@ def conditional_quantile(
 
     within = costs <= budget
     if not within.any():
-        cheapest = f"the cheapest of {len(costs)} costs {float(costs.min()):g}" if len(costs) else "there are none"
-        raise ValueError(f"no window costs at most {budget:g}: {cheapest}; give a larger budget")
+        raise ValueError(f"no window costs at most {budget:g}: {_cheapest(costs)}; give a larger budget")
     chosen = values[within]
     ascending = chosen.sort().values
     below, upto = (torch.searchsorted(ascending, chosen, right=right).to(values) for right in (False, True))
     quantiles = torch.full_like(values, torch.nan)
     quantiles[within] = (below + upto) / (2 * len(chosen))
     return quantiles
+
+
+def _cheapest(costs: Any) -> str:
+    return f"the cheapest of {len(costs)} costs {float(costs.min()):g}" if len(costs) else "there are none"

@@ -4,7 +4,9 @@ The three for windows are interchangeable: x has the axes (..., horizon, obs), a
 each per window. Sizes and details that no paper of ours gives are our choice.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -278,6 +280,43 @@ class _ConvBlock(nn.Module):
         hidden = self.norms[1](self.then(nn.functional.silu(hidden)))
         out: Tensor = self.past(x) + nn.functional.silu(hidden)
         return out
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"dit": DiT1D, "unet": TemporalUNet, "mlp": WindowMLP}
+Network = Literal["dit", "unet", "mlp"]
+
+
+class Patches(nn.Module):
+    """A noise model for windows that reads `patch` states as one token, which is as many times faster. [DiT, 3.2]
+
+    `network` is "dit", "unet" or "mlp", see `NETWORKS`. That tokens hold several states is our choice.
+
+    Raises:
+        ValueError: there is no such network, or `patch` does not divide `horizon`.
+    """
+
+    def __init__(
+        self, network: str, obs: int, horizon: int, condition: int = 0, hidden: int = 64, patch: int = 1
+    ) -> None:
+        super().__init__()
+        if network not in NETWORKS or horizon % patch:
+            raise ValueError(
+                f"network={network!r}, horizon={horizon}, patch={patch}: the network is one of "
+                f"{', '.join(map(repr, NETWORKS))}, and a patch of the horizon must leave no rest"
+            )
+        self.patch = patch
+        self.network = NETWORKS[network](patch * obs, horizon // patch, condition, hidden)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch horizon obs"],
+        level: NoiseLevel,
+        condition: Float[Tensor, "*#batch _"] | None = None,
+    ) -> Float[Tensor, "*batch horizon obs"]:
+        """Predict noise."""
+        tokens = x.unflatten(-2, (-1, self.patch)).flatten(-2)
+        noise: Tensor = self.network(tokens, level, condition).reshape(x.shape)
+        return noise
 
 
 def _doubled(coarse: Tensor, fine: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,15 +27,13 @@ from torch import Tensor, nn
 
 from safediffkit.data.dataset import Dataset, windows
 from safediffkit.data.reshape import conditional_quantile, draw_within_budget
-from safediffkit.diffusion.denoise import denoise, dpm_solver_2m_step
-from safediffkit.diffusion.guidance import classifier, classifier_free, clip_clean, guide
-from safediffkit.diffusion.networks import mlp
+from safediffkit.diffusion.guidance import classifier, classifier_free, guide
+from safediffkit.diffusion.networks import Network, Patches, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule
 from safediffkit.learning import Stateful, Watch, follow, ignore, repeat, seeded, words
-from safediffkit.policy import History, Patches, Planner, WindowScale, allowance, window_loss
+from safediffkit.policy import History, Planner, WindowScale, allowance, denoise_windows, motion_loss, window_loss
 from safediffkit.safety.energies import Energy, contrastive_loss
 
-Network = Literal["dit", "unet", "mlp"]
 LAST_PART = 4  # the last quarter of an episode is the shortest stretch whose cost tells how costly its driver is
 
 
@@ -136,12 +134,7 @@ class TCDP(nn.Module):
         """Denoise windows under q(tau | c <= b) exp(beta R(tau)). [TCDP Eq. 1, Table 1]"""
         reward = self.log_worth(budget, project(x)[:, 0])
         guided = guide(self.noise_model, classifier_free(self.safety_weight), classifier(reward, self.reward_pull))
-        boxed = guide(guided, clip_clean(self.scale.low, self.scale.high))
-        *_, plan = denoise(
-            boxed, self.schedule, self.temperature * x, budget,
-            steps=self.calls, solver=dpm_solver_2m_step, project=project,
-        )  # fmt: skip
-        return plan
+        return denoise_windows(guided, self.schedule, self.scale, self.temperature * x, budget, project, self.calls)
 
     def log_worth(
         self, budget: Float[Tensor, "*#batch 1"], present: Float[Tensor, "*batch obs"]
@@ -302,8 +295,7 @@ def train(
 
             # which action leads from a state to the next
             at = torch.randint(len(dataset), (2 * config.batch,), generator=generator)
-            motion = policy.scale(torch.stack([dataset.observations[at], dataset.next_observations[at]], 1))
-            inverse = (policy.inverse(motion.flatten(1)) - dataset.actions[at]).square().mean()
+            inverse = motion_loss(policy.scale, policy.inverse, dataset, at)
 
             optimiser.zero_grad()
             (imitation + contrast + cost + inverse).backward()

@@ -57,9 +57,7 @@ def contrastive_loss(
     log E[exp(beta R) | x_k] up to a constant per level and condition: exactly so in the limit of many candidates, and
     with labels normalised in each group, as here, nearly so for few.
     """
-    level = schedule.level(torch.randint(len(schedule), (len(clean),)))
-    scales = level.like(clean)
-    noisy = scales.alpha * clean + scales.sigma * torch.randn_like(clean)
+    noisy, level = _noised(schedule, clean)
     guess = energy(noisy, level, None if condition is None else condition[:, None])
     return nn.functional.cross_entropy(guess, log_weight.softmax(-1))
 
@@ -72,9 +70,7 @@ def regression_loss(
     condition: Float[Tensor, "batch condition"] | None = None,
 ) -> Float[Tensor, ""]:
     """Regress beta R on noisy x by least squares: the rival, whose least loss is at E[beta R | x_k]. [Diffuser]"""
-    level = schedule.level(torch.randint(len(schedule), (len(clean),)))
-    scales = level.like(clean)
-    noisy = scales.alpha * clean + scales.sigma * torch.randn_like(clean)
+    noisy, level = _noised(schedule, clean)
     return nn.functional.mse_loss(energy(noisy, level, condition), log_weight)
 
 
@@ -92,3 +88,9 @@ def follow_energy(
         return values
 
     return log_prob
+
+
+def _noised(schedule: Schedule, clean: Tensor) -> tuple[Tensor, NoiseLevel]:
+    level = schedule.level(torch.randint(len(schedule), (len(clean),)))
+    scales = level.like(clean)
+    return scales.alpha * clean + scales.sigma * torch.randn_like(clean), level
