@@ -78,7 +78,9 @@ pages: setup  ## renew tutorials/equation_map.md, whose links name lines
 	@$(PY) -m safediffkit.lessons.pages
 
 RESULTS := tutorials/assets/results
-WEIGHTS := $(foreach task,BallCircle CarCircle BallRun CarRun,$(RESULTS)/weights-Offline$(task)-v0.json)
+PLANNERS := tcdp trebi cdd
+WEIGHTS := $(foreach task,BallCircle CarCircle BallRun CarRun,$(RESULTS)/weights-Offline$(task)-v0.json \
+  $(foreach name,$(PLANNERS),$(RESULTS)/weights-$(name)-Offline$(task)-v0.json))
 
 results: setup $(WEIGHTS)  ## make the records and policies that are missing in tutorials/assets (hours for all)
 	@$(PY) -m safediffkit.benchmark spi --jobs 2
@@ -89,6 +91,12 @@ results: setup $(WEIGHTS)  ## make the records and policies that are missing in 
 
 $(RESULTS)/weights-%.json:
 	@$(PY) -m safediffkit.selection $* --out $@
+
+define choose
+$(RESULTS)/weights-$(1)-%.json:
+	@$$(PY) -m safediffkit.selection $$* --method $(1) --budget 10 20 40 --out $$@
+endef
+$(foreach name,$(PLANNERS),$(eval $(call choose,$(name))))
 
 lock:  ## renew requirements.lock from pyproject.toml
 	@$(make_venv)

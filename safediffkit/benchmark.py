@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 TASKS = ("OfflineBallCircle-v0", "OfflineCarCircle-v0")  # of SPI's table
 MORE_TASKS = (*TASKS, "OfflineBallRun-v0", "OfflineCarRun-v0")  # of the table of budgets
 BUDGETS = (10, 20, 40)
+PLANNERS = ("tcdp", "trebi", "cdd")
 SEEDS = (0, 1, 2)
 SHOWN = TASKS[0], 0  # the task and seed whose policies lesson 04 loads
 Command = list[str]  # arguments of `python -m safediffkit.train`
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     make, folder, _ = TABLES[given.table]
     if given.show:
-        print(markdown(sorted((given.assets / folder).glob("*-[0-9].json"))))
+        show = by_budget if given.table == "budgets" else markdown
+        print(show(sorted((given.assets / folder).glob("*-[0-9].json"))))
         return 0
     try:
         commands = make(given.assets, given.runs, given.steps)
@@ -87,14 +90,46 @@ def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     return commands
 
 
-def markdown(records: list[Path]) -> str:
-    """Draw up records as a Markdown table: mean over seeds, and the least and greatest seed in brackets."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+def _scores(records: list[Path]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    # task, method, rule and score
     for file in records:
         record = json.loads(file.read_text())
         name = file.stem.removesuffix(f"-{record['task']}-{record['config']['seed']}")
-        for rule, score in record["scores"].items():
-            groups.setdefault((record["task"], name, rule), []).append(score)
+        yield from ((record["task"], name, rule, score) for rule, score in record["scores"].items())
+
+
+def by_budget(records: list[Path]) -> str:
+    """Draw up records as a Markdown table of tasks and budgets by methods: mean reward @ mean cost over seeds.
+
+    A star marks a mean cost within the budget. Of SPI's two rules the safer one is shown.
+    """
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for task, name, rule, score in _scores(records):
+        if not rule.startswith("reward"):
+            method = name.removesuffix(f"-{score['budget']:g}")
+            cells.setdefault((task, f"{score['budget']:g}", method), []).append(score)
+    methods = [
+        one for one in (*PLANNERS, "cdt", "fisor", "spi", "bc-safe", "bc") if any(one == key[2] for key in cells)
+    ]
+    lines = [f"| task | budget | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
+    for task, budget in sorted({key[:2] for key in cells}, key=lambda key: (MORE_TASKS.index(key[0]), float(key[1]))):
+        row = []
+        for method in methods:
+            scores = cells.get((task, budget, method), [])
+            reward, cost = (
+                sum(score[what]["mean"] for score in scores) / max(len(scores), 1)
+                for what in ("normalised_reward", "cost")
+            )
+            row.append(f"{reward:.2f} @ {cost:.1f}{'*' * (cost <= float(budget))}" if scores else "-")
+        lines.append(f"| {task} | {budget} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def markdown(records: list[Path]) -> str:
+    """Draw up records as a Markdown table: mean over seeds, and the least and greatest seed in brackets."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for task, method, rule, score in _scores(records):
+        groups.setdefault((task, method, rule), []).append(score)
     lines = [
         "| task | method | rule | seeds | normalised reward | cost | within budget |",
         "|---|---|---|---|---|---|---|",
@@ -126,19 +161,22 @@ def budgets_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     be told a budget are told it, the others drive as they always do.
 
     Raises:
-        OSError: there is no record of the choice of SPI's weights yet.
+        OSError: there is no record of the choice of weights of SPI, or of a planner, yet.
     """
     commands = []
     for seed in SEEDS:
         for task in MORE_TASKS:
             weights, share = _chosen(assets / "results" / f"weights-{task}.json")
-            for name in ("tcdp", "trebi", "cdd", "cdt", "fisor", "spi", "bc", *(f"bc-safe-{b}" for b in BUDGETS)):
-                shown = (task, seed) == SHOWN and name in ("tcdp", "trebi", "cdd")  # lesson 05 loads them
+            chosen = {"spi": _weights(tuple(weights)) | {"safest_share": share}}
+            chosen |= {name: _read(assets / "results" / f"weights-{name}-{task}.json")["settings"] for name in PLANNERS}
+            for name in (*PLANNERS, "cdt", "fisor", "spi", "bc", *(f"bc-safe-{b}" for b in BUDGETS)):
+                shown = (task, seed) == SHOWN and name in PLANNERS  # lesson 05 loads them
                 kept = assets / "policies" / task / name if shown else runs / "budgets" / f"{name}-{task}-{seed}"
                 record = assets / "results" / "budgets" / f"{name}-{task}-{seed}.json"
-                settings = _weights(tuple(weights)) | {"safest_share": share} if name == "spi" else {}
                 method, budgets = ("bc-safe", name.split("-")[-1:]) if "safe" in name else (name, map(str, BUDGETS))
-                command = _command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, settings)
+                command = _command(
+                    method, task, seed, steps, kept.with_suffix(".safetensors"), record, chosen.get(name, {})
+                )
                 commands.append([*command, "--budget", *budgets])
     return commands
 
@@ -162,10 +200,15 @@ def _weights(weights: tuple[float, ...]) -> dict[str, float]:
 
 
 def _chosen(file: Path) -> tuple[list[float], float]:
+    chosen = _read(file)
+    return chosen["weights"], chosen["safest_share"]
+
+
+def _read(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise FileNotFoundError(f"no {file}: `python -m safediffkit.selection` chooses the weights and writes it")
-    chosen = json.loads(file.read_text())["chosen"]
-    return chosen["weights"], chosen["safest_share"]
+    chosen: dict[str, Any] = json.loads(file.read_text())["chosen"]
+    return chosen
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safediffkit.data.dataset import Dataset
+from safediffkit.diffusion.calibration import Calibration, calibrate
 from safediffkit.diffusion.denoise import NoiseModel, denoise, dpm_solver_2m_step
 from safediffkit.diffusion.guidance import clip_clean, guide
 from safediffkit.diffusion.schedule import Schedule
@@ -141,21 +142,6 @@ def motion_loss(
     return loss
 
 
-def denoise_windows(
-    guided: NoiseModel,
-    schedule: Schedule,
-    scale: WindowScale,
-    noise: Float[Tensor, "batch horizon obs"],
-    condition: Float[Tensor, "batch _"] | None,
-    project: Callable[[Tensor], Tensor],
-    calls: int,
-) -> Float[Tensor, "batch horizon obs"]:
-    """Take windows from noise to plans in `calls` calls of the network, within the box of all recorded windows."""
-    boxed = guide(guided, clip_clean(scale.low, scale.high))
-    *_, plans = denoise(boxed, schedule, noise, condition, steps=calls, solver=dpm_solver_2m_step, project=project)
-    return plans
-
-
 def allowance(cost: Float[Tensor, "*batch"], steps: float | Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Say a cost to go as the root of its rate, cost a step left: 0 is none, 1 a cost of 1 at each step (our choice).
 
@@ -235,6 +221,64 @@ class Planner:
             and torch.equal(present, history.observations[:, since])
             and torch.equal(budget, history.budget)
         )
+
+
+class PlanningPolicy(nn.Module):
+    """What all planners by diffusion share; a subclass says what to `ask` for and how its noise model is `guided`."""
+
+    arguments: dict[str, Any]
+    noise_model: nn.Module
+    schedule: Schedule
+    scale: WindowScale
+    planner: Planner
+    temperature: float  # spread of the noise that a plan starts from
+    calls: int  # of the network for a plan, at most
+
+    def act(self, history: History) -> Float[Tensor, "worlds act"]:
+        """Follow the plan, made anew every few steps."""
+        return self.planner.act(history)
+
+    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
+        """Draw windows of states, the present state first."""
+        return self.planner.plan(history, plans)
+
+    def guided(self, condition: Float[Tensor, "batch _"], present: Float[Tensor, "batch obs"]) -> NoiseModel:
+        """Make the noise model that plans from this present state are drawn with, under this condition."""
+        raise NotImplementedError
+
+    def draw(
+        self,
+        x: Float[Tensor, "batch horizon obs"],
+        condition: Float[Tensor, "batch _"],
+        project: Callable[[Tensor], Tensor],
+    ) -> Float[Tensor, "batch horizon obs"]:
+        """Denoise windows within the box of all recorded ones."""
+        boxed = self._boxed(condition, project(x)[:, 0])
+        x = self.temperature * x
+        *_, plans = denoise(boxed, self.schedule, x, condition, project=project, **self.sampling)
+        return plans
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Say how plans are sampled: as `measure` found best, and before that by DPM-Solver++(2M) in `calls` calls."""
+        found = self.arguments.get("sampling")
+        return Calibration(**found).settings if found else {"solver": dpm_solver_2m_step, "steps": self.calls}
+
+    def measure(self, present: Float[Tensor, "batch obs"], condition: Float[Tensor, "batch _"]) -> None:
+        """Find how few calls of the network will do, `calls` at most; the measurement is saved with the policy.
+
+        Where even `calls` of them end farther from a converged run than the tolerance, the nearest settings are taken
+        and `Calibration.holds` is false: a planner has to answer in time.
+        """
+        found = calibrate(
+            self._boxed(condition, present), self.schedule, (len(present), *self.scale.mean.shape), condition,
+            steps=range(min(3, self.calls), self.calls + 1), solvers=["dpm_solver_2m_step"], project=hold(present),
+            temperature=self.temperature,
+        )  # fmt: skip
+        self.arguments["sampling"] = found.arguments
+
+    def _boxed(self, condition: Tensor, present: Tensor) -> NoiseModel:
+        return guide(self.guided(condition, present), clip_clean(self.scale.low, self.scale.high))
 
 
 def save_policy(policy: nn.Module, path: Path | str) -> None:

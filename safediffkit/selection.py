@@ -1,45 +1,127 @@
-"""Command line: choose SPI's weights and safest share from recorded episodes alone, before it acts anywhere.
+"""Command line: choose a method's settings from recorded episodes alone, before it acts anywhere.
 
     python -m safediffkit.selection OfflineBallCircle-v0 --out runs/weights.json
+    python -m safediffkit.selection OfflineBallCircle-v0 --method tcdp --budget 10 20 40 --out runs/weights-tcdp.json
 
-Each candidate is trained on 70 % of the episodes and acts by the "safest" rule. Fitted Q evaluation on the other 30 %
-predicts what its episodes sum to; chosen is the greatest predicted reward among the candidates whose predicted cost is
-within the budget.
+Each candidate is trained on 70 % of the episodes. The other 30 % predict what its episodes sum to: for SPI, which acts
+by the "safest" rule, by fitted Q evaluation; for a planner by episodes imagined in a world fitted to them. Chosen is
+the greatest predicted reward among the candidates whose predicted cost is within the budget, or every budget.
 """
 
 import argparse
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safediffkit.train import circumstances, command, write_record
+from safediffkit.train import METHODS, circumstances, command, write_record
+
+if TYPE_CHECKING:
+    from safediffkit.data.dataset import Dataset
 
 WEIGHTS = ((0.7, 0.1, 0.2), (0.5, 0.1, 0.4))  # imitate, reward, safety
 SHARES = (0.4, 0.5, 0.6)  # of the candidates, among which the "safest" rule picks
+# the weight of a planner's guidance towards the budget; changing it needs no new training
+GUIDANCE = {
+    "tcdp": ("safety_weight", (2.0, 3.0, 4.0)),
+    "trebi": ("cost_weight", (5.0, 10.0, 20.0)),
+    "cdd": ("weight", (1.2, 1.5, 2.5)),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0 when the record is written, 2 when the arguments make no sense."""
     parser = argparse.ArgumentParser(
-        prog="python -m safediffkit.selection", description="Choose SPI's weights from recorded episodes alone."
+        prog="python -m safediffkit.selection", description="Choose a method's settings from recorded episodes alone."
     )
     parser.add_argument("task", help='a DSRL task id, such as "OfflineBallCircle-v0"')
+    parser.add_argument("--method", choices=("spi", *GUIDANCE), default="spi")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the record")
-    parser.add_argument("--budget", type=float, default=20.0, help="cost limit an episode (default: 20)")
+    parser.add_argument("--budget", type=float, nargs="+", default=[20.0], help="cost limits an episode (default: 20)")
     parser.add_argument("--steps", type=int, default=4000, help="updates a candidate (default: 4000)")
     parser.add_argument("--seed", type=int, default=100, help="not among the seeds of the reported runs (default: 100)")
     given = parser.parse_args(arguments)
     try:
         if given.out.exists():
             raise ValueError(f"{given.out} exists already: move it away, or choose another name with --out")
+        if given.method == "spi" and len(given.budget) > 1:
+            raise ValueError(f"--budget {given.budget}: SPI knows no budget, its weights are chosen for one")
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        record = select(given.task, budget=given.budget, steps=given.steps, seed=given.seed)
+        if given.method == "spi":
+            record = select(given.task, budget=given.budget[0], steps=given.steps, seed=given.seed)
+        else:
+            record = select_guidance(given.task, given.method, budgets=given.budget, steps=given.steps, seed=given.seed)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     write_record(given.out, {"command": command("selection", arguments), **record})
     print(json.dumps(record["chosen"], indent=1))
     return 0
+
+
+def select_guidance(task: str, method: str, *, budgets: list[float], steps: int, seed: int) -> dict[str, Any]:
+    """Train a planner once, and imagine its episodes under every budget with each weight of `GUIDANCE`.
+
+    Where no weight keeps every budget, the one that goes over them by least is chosen.
+
+    Raises:
+        ValueError: the task is unknown.
+    """
+    import torch
+
+    from safediffkit.data.tasks import find_task
+    from safediffkit.learning import progress, words
+    from safediffkit.safety.imagination import fit_world, spending
+
+    torch.set_num_threads(1)
+    low, high = find_task(task).rewards
+    seen, unseen = _split(task, seed)
+    place, settings, train = METHODS[method]
+    module, (name, weights) = import_module(f"safediffkit.{place}"), GUIDANCE[method]
+    config = getattr(module, settings)(steps=steps, seed=seed)
+    policy = getattr(module, train)(seen, config, progress(steps, f"{method} {task}"))
+    world, asked = fit_world(unseen, seed=seed), torch.tensor(budgets)
+    candidates: list[dict[str, Any]] = []
+    for weight in weights:
+        setattr(policy, name, weight)
+        if hasattr(policy, "rehearse"):  # what it asks for depends on the weight
+            policy.rehearse(seen, config.imagined, seed)
+        cost, reward = spending(policy, world, asked, seed=seed)
+        candidates.append(
+            {
+                "settings": {name: weight},
+                "imagined_normalised_reward": [round(one, 3) for one in ((reward - low) / (high - low)).tolist()],
+                "imagined_cost": [round(one, 1) for one in cost.tolist()],
+            }
+        )
+
+    def merit(candidate: dict[str, Any]) -> tuple[float, float]:
+        over = (torch.tensor(candidate["imagined_cost"]) - asked).clamp(min=0).sum()
+        return -float(over), sum(candidate["imagined_normalised_reward"])
+
+    return {
+        "task": task,
+        "rule": "least imagined cost over the budgets, then greatest imagined reward",
+        "budget": budgets,
+        "chosen": max(candidates, key=merit),
+        "candidates": candidates,
+        "config": words(config),
+        "episodes": {"trained_on": len(seen.episode_costs()), "held_out": len(unseen.episode_costs())},
+        **circumstances(),
+    }
+
+
+def _split(task: str, seed: int) -> "tuple[Dataset, Dataset]":
+    # 70 % of the episodes to train on, and the others
+    import torch
+
+    from safediffkit import load
+
+    dataset = load(task)
+    episodes = int(dataset.episode[-1]) + 1
+    held_out = torch.zeros(episodes, dtype=torch.bool)
+    held_out[torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))[: round(0.3 * episodes)]] = True
+    return dataset.where(~held_out[dataset.episode]), dataset.where(held_out[dataset.episode])
 
 
 def select(
@@ -58,7 +140,6 @@ def select(
     import torch
     from tqdm import tqdm
 
-    from safediffkit import load
     from safediffkit.data.reshape import safe_only
     from safediffkit.data.tasks import find_task
     from safediffkit.learning import words
@@ -66,12 +147,9 @@ def select(
     from safediffkit.safety.evaluation import fitted_q_evaluation
 
     torch.set_num_threads(1)
-    facts, dataset = find_task(task), load(task)
+    facts = find_task(task)
     low, high = facts.rewards
-    episodes = int(dataset.episode[-1]) + 1
-    held_out = torch.zeros(episodes, dtype=torch.bool)
-    held_out[torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))[: round(0.3 * episodes)]] = True
-    seen, unseen = dataset.where(~held_out[dataset.episode]), dataset.where(held_out[dataset.episode])
+    seen, unseen = _split(task, seed)
     visited = safe_only(unseen, budget).observations  # a policy worth choosing will be in such states
     candidates: list[dict[str, Any]] = []
     for imitate, reward, safety in tqdm(weights, desc=f"weights {task}", unit="candidate"):
@@ -99,7 +177,7 @@ def select(
         "chosen": max(safe, key=lambda one: one["predicted_normalised_reward"]),
         "candidates": candidates,
         "config": words(config),
-        "episodes": {"trained_on": episodes - int(held_out.sum()), "held_out": int(held_out.sum())},
+        "episodes": {"trained_on": len(seen.episode_costs()), "held_out": len(unseen.episode_costs())},
         **circumstances(),
     }
 

@@ -13,6 +13,10 @@ def chosen(tmp_path):
     for task in benchmark.MORE_TASKS:
         record = {"chosen": {"weights": [0.5, 0.1, 0.4], "safest_share": 0.3}}
         (results / f"weights-{task}.json").write_text(json.dumps(record))
+        for name in benchmark.PLANNERS:
+            setting, weights = selection.GUIDANCE[name]
+            record = {"chosen": {"settings": {setting: weights[-1]}}}
+            (results / f"weights-{name}-{task}.json").write_text(json.dumps(record))
     return tmp_path
 
 
@@ -41,6 +45,9 @@ def test_every_method_meets_every_budget_on_every_task(chosen):
         given = train._parser().parse_args(one)
         _, config = train._configured(given)
         assert (config.steps, config.seed) == (7, given.seed)
+        if given.method in benchmark.PLANNERS:
+            setting, weights = selection.GUIDANCE[given.method]
+            assert getattr(config, setting) == weights[-1]
         met.setdefault((given.method, given.task, given.seed), []).extend(given.budget)
     assert len(met) == 8 * 4 * 3
     assert all(budgets == [10, 20, 40] for budgets in met.values())
@@ -107,6 +114,28 @@ def test_records_become_a_table(tmp_path):
     assert table.splitlines()[2] == f"| OfflineBallRun-v0 | spi | safest | 2 | {cell} | {cell} | {cell} |"
 
 
+def test_the_table_of_budgets_sets_methods_side_by_side(tmp_path):
+    def write(name, seed, *scores, task="OfflineBallRun-v0"):
+        named = {
+            rule: {"budget": budget, "normalised_reward": {"mean": reward}, "cost": {"mean": cost}}
+            for rule, budget, reward, cost in scores
+        }
+        record = {"task": task, "config": {"seed": seed}, "scores": named}
+        (tmp_path / f"{name}-{task}-{seed}.json").write_text(json.dumps(record))
+
+    write("tcdp", 0, ("policy at 10", 10.0, 0.2, 4.0), ("policy at 20", 20.0, 0.4, 30.0))
+    write("tcdp", 1, ("policy at 10", 10.0, 0.4, 16.0), ("policy at 20", 20.0, 0.6, 30.0))
+    write("bc-safe-10", 0, ("policy", 10.0, 0.7, 10.5))
+    write("spi", 0, ("reward at 10", 10.0, 0.9, 90.0), ("safest at 10", 10.0, 0.1, 0.0), task="OfflineCarCircle-v0")
+    assert benchmark.by_budget(sorted(tmp_path.glob("*.json"))).splitlines() == [
+        "| task | budget | tcdp | spi | bc-safe |",
+        "|---|---|---|---|---|",
+        "| OfflineCarCircle-v0 | 10 | - | 0.10 @ 0.0* | - |",
+        "| OfflineBallRun-v0 | 10 | 0.30 @ 10.0* | - | 0.70 @ 10.5 |",
+        "| OfflineBallRun-v0 | 20 | 0.50 @ 30.0 | - | - |",
+    ]
+
+
 def test_selection_chooses_the_best_that_is_predicted_safe_on_held_out_episodes(monkeypatch):
     from builders import make_dataset
 
@@ -133,3 +162,53 @@ def test_selection_chooses_the_best_that_is_predicted_safe_on_held_out_episodes(
     json.dumps(record)
     with pytest.raises(ValueError, match="no candidate is predicted to cost at most 12"):
         choose(budget=12, weights=weights)  # the predictions have gone up to 35 and more
+
+
+@pytest.fixture
+def planner(monkeypatch):
+    """Make selection's planner quick, and its imagined episodes cost 3 and earn 10 more with every weight tried."""
+    import torch
+    from builders import make_dataset
+
+    from safediffkit.methods import tcdp
+    from safediffkit.safety import imagination
+
+    monkeypatch.setattr("safediffkit.data.sources.load", lambda task: make_dataset(episodes=10, obs=7))
+    small = {"horizon": 4, "network": "mlp", "hidden": 8, "patch": 1, "batch": 8, "groups": 2, "candidates": 4}
+    monkeypatch.setattr(tcdp, "Config", partial(tcdp.Config, **small, budgets=3, calls=2, imagined=0))
+    tried = []
+
+    def fit(dataset, *, seed):
+        return int(dataset.episode[-1]) + 1
+
+    def imagined(policy, world, asked, *, seed):
+        assert world == 3  # episodes that it was not trained on
+        tried.append((policy.safety_weight, policy.arguments["spent"]))
+        return asked + 3.0 * (len(tried) - 2), torch.full((len(asked),), 10.0 * len(tried))
+
+    monkeypatch.setattr(imagination, "fit_world", fit)
+    monkeypatch.setattr(imagination, "spending", imagined)
+    monkeypatch.setattr(tcdp.TCDP, "rehearse", lambda policy, seen, episodes, seed: policy.arguments.update(spent=1))
+    return tried
+
+
+def test_a_planners_weight_is_chosen_by_imagined_episodes_on_held_out_ones(planner):
+    record = selection.select_guidance("OfflineBallRun-v0", "tcdp", budgets=[5.0, 10.0], steps=1, seed=0)
+    # the second weight spends each budget to the last, the third earns more and breaks both
+    assert planner == [(weight, 1) for weight in (2.0, 3.0, 4.0)]
+    assert record["chosen"]["settings"] == {"safety_weight": 3.0}
+    assert record["candidates"][2]["imagined_cost"] == [8.0, 13.0]
+    assert record["episodes"] == {"trained_on": 7, "held_out": 3}
+    json.dumps(record)
+
+
+def test_where_no_weight_keeps_the_budgets_the_nearest_is_chosen(planner):
+    planner.extend([None, None, None])
+    record = selection.select_guidance("OfflineBallRun-v0", "tcdp", budgets=[5.0], steps=1, seed=0)
+    assert record["chosen"] == record["candidates"][0]
+
+
+def test_spis_weights_are_chosen_for_one_budget(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        selection.main(["OfflineBallRun-v0", "--budget", "10", "20", "--out", str(tmp_path / "w.json")])
+    assert "SPI knows no budget" in capsys.readouterr().err

@@ -22,7 +22,8 @@ ORDER = (
 )
 SEES = {room: set().union(*ORDER[:line]) for line, rooms in enumerate(ORDER) for room in rooms}
 SEES |= {"figures": {"data"}, "widgets": {"figures"}, "lessons": {"figures", "widgets"}}
-BESIDE = {"safety.evaluation": {"policy"}}  # it judges a policy, so it must know what one is
+# they let a policy act or judge it, so they must know what one is
+BESIDE = {"safety.evaluation": {"policy"}, "safety.imagination": {"policy"}}
 LAZY = {name: home.removeprefix("safediffkit.") for name, home in safediffkit._HOMES.items()}
 HEAVY = {"torch", "plotly", "pybullet", "h5py", "gymnasium", "scipy"}
 

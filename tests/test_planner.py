@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from safediffkit.diffusion.calibration import Calibration
 from safediffkit.diffusion.denoise import denoise
 from safediffkit.diffusion.networks import Patches
 from safediffkit.diffusion.schedule import cosine_schedule, vp_schedule
-from safediffkit.policy import History, Planner, WindowScale, allowance, hold, window_loss
+from safediffkit.policy import History, Planner, PlanningPolicy, WindowScale, allowance, hold, window_loss
 
 HORIZON, OBS = 6, 2
 
@@ -250,3 +251,47 @@ def test_patches_learn_windows_given_their_start():
     ends = drawn[:, -1] - drawn[:, -1].mean(0)
     assert drawn[:, 1:].mean().abs() < 0.2
     assert 0.6 < ends.std().item() < 1.4
+
+
+class Known(PlanningPolicy):
+    """Plans the exact windows of a known density: every number has the condition as its mean, and a spread of 1."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.arguments, self.calls, self.temperature = {}, calls, 1.0
+        self.schedule, self.scale = vp_schedule(50), WindowScale(OBS, HORIZON)
+
+    def guided(self, condition, present):
+        return lambda x, level, told: level.like(x).sigma * (x - level.like(x).alpha * told[:, None])
+
+
+def test_what_is_measured_is_how_plans_are_drawn_from_then_on():
+    torch.manual_seed(0)
+    policy, present, condition = Known(calls=6), torch.randn(300, OBS), torch.full((300, 1), 0.5)
+    noise = torch.randn(300, HORIZON, OBS)
+    assert policy.sampling["steps"] == 6
+    policy.measure(present, condition)
+    found = Calibration(**policy.arguments["sampling"])
+    assert found.holds
+    assert {trial["steps"] for trial in found.measured} == {3, 4, 5, 6}
+    assert policy.sampling == found.settings
+    plans = policy.draw(noise, condition, hold(present))
+    assert torch.equal(plans[:, 0], present)
+    assert plans[:, 1:].mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_planner_that_cannot_be_sampled_well_in_time_says_so():
+    class Wavy(Known):
+        def guided(self, condition, present):
+            def model(x, level, told):
+                level = level.like(x)
+                return (x - level.alpha * torch.sin(9 * x)) / level.sigma  # what it takes for clean leaps to and fro
+
+            return model
+
+    policy = Wavy(calls=3)
+    policy.measure(torch.randn(50, OBS), torch.zeros(50, 1))
+    found = Calibration(**policy.arguments["sampling"])
+    assert not found.holds
+    assert found.distance == min(trial["distance"] for trial in found.measured)
+    assert policy.sampling["steps"] == 3

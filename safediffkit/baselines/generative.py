@@ -21,7 +21,7 @@ FISOR knows no budget; the planners serve every budget, read from the history. A
 are our choice.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,12 @@ from torch import Tensor, nn
 
 from safediffkit.baselines.transformer import asked_return, frontier
 from safediffkit.data.dataset import Dataset, windows
-from safediffkit.diffusion.denoise import ddpm_step, noise_prediction_loss, sample
+from safediffkit.diffusion.denoise import NoiseModel, ddpm_step, noise_prediction_loss, sample
 from safediffkit.diffusion.guidance import classifier, classifier_free, clip_clean, guide
 from safediffkit.diffusion.networks import Network, Patches, ResidualMLP, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule, vp_schedule
 from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, words
-from safediffkit.policy import History, Planner, WindowScale, allowance, denoise_windows, motion_loss, window_loss
+from safediffkit.policy import History, Planner, PlanningPolicy, WindowScale, allowance, motion_loss, window_loss
 from safediffkit.safety.critics import Critics, expectile_loss
 from safediffkit.safety.energies import Energy, regression_loss
 
@@ -244,7 +244,7 @@ class TREBIConfig:
     every: int = 2  # steps between two plans
 
 
-class TREBI(nn.Module):
+class TREBI(PlanningPolicy):
     """The trained planner, guided by predictions of reward and cost."""
 
     units: Tensor
@@ -266,13 +266,14 @@ class TREBI(nn.Module):
         calls: int,
         temperature: float,
         every: int,
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
             "obs": obs, "act": act, "episode": episode, "horizon": horizon, "network": network, "hidden": hidden,
             "patch": patch, "levels": levels, "reward_weight": reward_weight, "cost_weight": cost_weight,
             "discount": discount, "plans": plans, "calls": calls, "temperature": temperature,
-            "every": every,
+            "every": every, "sampling": sampling,
         }  # fmt: skip
         self.episode, self.discount, self.calls, self.temperature = episode, discount, calls, temperature
         self.reward_weight, self.cost_weight = reward_weight, cost_weight
@@ -285,14 +286,6 @@ class TREBI(nn.Module):
         self.register_buffer("units", torch.ones(1))  # of the cost to go
         self.planner = Planner(self.ask, self.draw, self.scale, self.inverse, self.choose, plans, every)
 
-    def act(self, history: History) -> Float[Tensor, "worlds act"]:
-        """Follow the plan, made anew every few steps."""
-        return self.planner.act(history)
-
-    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
-        """Draw windows of states."""
-        return self.planner.plan(history, plans)
-
     def ask(self, history: History) -> Float[Tensor, "worlds 1"]:
         """Give the budget that remains, b_t = (b_0 - spent) / gamma^t, in units of the cost to go; at least 0. [TREBI]
 
@@ -304,15 +297,14 @@ class TREBI(nn.Module):
         left = (history.budget * worth - spent) / gamma**now
         return left.clamp_min(0)[:, None] / self.units
 
-    def draw(
-        self,
-        x: Float[Tensor, "batch horizon obs"],
-        budget: Float[Tensor, "batch 1"],
-        project: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "batch horizon obs"]:
-        """Denoise windows under q(tau) exp(beta (R - n C)). [TCDP Table 1]"""
-        guided = guide(self.noise_model, classifier(lambda noisy, level: self.log_prob(noisy, level, budget[:, 0])))
-        return denoise_windows(guided, self.schedule, self.scale, self.temperature * x, None, project, self.calls)
+    def guided(self, condition: Float[Tensor, "batch 1"], present: Float[Tensor, "batch obs"]) -> NoiseModel:
+        """Lean to windows of q(tau) exp(beta (R - n C)); `condition` is the budget. [TCDP Table 1]"""
+
+        def any_window(x: Tensor, level: NoiseLevel, _: Tensor | None, /) -> Tensor:
+            noise: Tensor = self.noise_model(x, level)  # it knows no budget
+            return noise
+
+        return guide(any_window, classifier(lambda x, level: self.log_prob(x, level, condition[:, 0])))
 
     def log_prob(
         self, x: Float[Tensor, "*batch horizon obs"], level: NoiseLevel, budget: Float[Tensor, "*#batch"]
@@ -356,8 +348,11 @@ def train_trebi(
         returns, costs = (to_go(config.discount)[rows[:, 0]] for to_go in (dataset.return_to_go, dataset.cost_to_go))
         returns = (returns - returns.mean()) / returns.std().clamp_min(1e-6)
         policy.units.copy_(costs.std().clamp_min(1e-6))
-        energies = {"reward": returns, "cost": costs / policy.units}
-        trained: TREBI = _train_planner(policy, dataset, rows, config, generator, watch, checkpoint, energies=energies)
+        costs = costs / policy.units
+        energies = {"reward": returns, "cost": costs}
+        trained: TREBI = _train_planner(
+            policy, dataset, rows, config, generator, watch, checkpoint, wishes=costs[:, None], energies=energies
+        )
         return trained
 
 
@@ -382,7 +377,7 @@ class CDDConfig:
     every: int = 2
 
 
-class CDD(nn.Module):
+class CDD(PlanningPolicy):
     """The trained planner, conditioned on cost and return alike."""
 
     frontier: Tensor
@@ -403,12 +398,13 @@ class CDD(nn.Module):
         calls: int,
         temperature: float,
         every: int,
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
             "obs": obs, "act": act, "episode": episode, "frontier": frontier, "horizon": horizon, "network": network,
             "hidden": hidden, "patch": patch, "levels": levels, "weight": weight, "calls": calls,
-            "temperature": temperature, "every": every,
+            "temperature": temperature, "every": every, "sampling": sampling,
         }  # fmt: skip
         self.episode, self.horizon, self.weight = episode, horizon, weight
         self.calls, self.temperature = calls, temperature
@@ -419,14 +415,6 @@ class CDD(nn.Module):
         self.register_buffer("frontier", torch.zeros(2, frontier))
         self.register_buffer("units", torch.tensor([0.0, 1.0]))  # mean and spread of the return a step
         self.planner = Planner(self.ask, self.draw, self.scale, self.inverse, every=every)
-
-    def act(self, history: History) -> Float[Tensor, "worlds act"]:
-        """Follow the plan, made anew every few steps."""
-        return self.planner.act(history)
-
-    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
-        """Draw windows of states."""
-        return self.planner.plan(history, plans)
 
     def ask(self, history: History) -> Float[Tensor, "worlds 2"]:
         """Ask for what is left of the budget, and of the greatest return that the data shows within it."""
@@ -443,12 +431,9 @@ class CDD(nn.Module):
         """Say a cost and a return to go as rates over the steps left."""
         return torch.stack([allowance(cost, left), (returns / left - self.units[0]) / self.units[1]], -1)
 
-    def draw(
-        self, x: Float[Tensor, "batch horizon obs"], wish: Float[Tensor, "batch 2"], project: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "batch horizon obs"]:
-        """Denoise windows under q(tau | c = b, r = r_b,max). [TCDP Table 1]"""
-        guided = guide(self.noise_model, classifier_free(self.weight))
-        return denoise_windows(guided, self.schedule, self.scale, self.temperature * x, wish, project, self.calls)
+    def guided(self, condition: Float[Tensor, "batch 2"], present: Float[Tensor, "batch obs"]) -> NoiseModel:
+        """Lean to windows of q(tau | c = b, r = r_b,max). [TCDP Table 1]"""
+        return guide(self.noise_model, classifier_free(self.weight))
 
 
 def train_cdd(
@@ -486,23 +471,22 @@ def _train_planner(
     watch: Watch,
     checkpoint: Path | None,
     *,
-    wishes: Float[Tensor, "windows condition"] | None = None,
+    wishes: Float[Tensor, "windows condition"],
     energies: Mapping[str, Float[Tensor, "windows"]] | None = None,
 ) -> Any:
-    # what both planners learn: windows, under wishes if there are any, inverse dynamics, and energies by regression
+    # what both planners learn: windows, CDD's under wishes, inverse dynamics, and TREBI's energies by regression
     policy.scale.fit(dataset.observations[rows])
     target = type(policy)(**policy.arguments)
     target.load_state_dict(policy.state_dict())
     optimiser = torch.optim.AdamW(policy.parameters(), config.learning_rate, fused=True)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)  # to nothing, as TCDP's
-    forget = config.forget if isinstance(config, CDDConfig) else 0.0
 
     def update() -> dict[str, Tensor]:
         at = torch.randint(len(rows), (config.batch,), generator=generator)
         clean = policy.scale(dataset.observations[rows[at]])
-        given = None if wishes is None else wishes[at]
-        if given is not None and forget:
-            given = given.masked_fill(torch.rand(len(given), 1) < forget, torch.nan)
+        given = None
+        if isinstance(config, CDDConfig):
+            given = wishes[at].masked_fill(torch.rand(len(at), 1) < config.forget, torch.nan)
         losses = {"imitation": window_loss(policy.noise_model, policy.schedule, clean, given)}
         for name, values in (energies or {}).items():
             energy, ahead = getattr(policy, name), clean[:, 1:].flatten(1)
@@ -519,4 +503,6 @@ def _train_planner(
     parts: dict[str, Stateful] = {"policy": policy, "target": target, "optimiser": optimiser, "decay": decay}
     run = f"{type(policy).__name__.lower()} {words(config)} on {len(dataset)} steps: {dataset.provenance}"
     repeat(update, parts, generator, steps=config.steps, run=run, watch=watch, checkpoint=checkpoint)
-    return target.eval()
+    at = torch.randint(len(rows), (64,), generator=generator)
+    target.eval().measure(target.scale(dataset.observations[rows[at, :1]])[:, 0], wishes[at])
+    return target

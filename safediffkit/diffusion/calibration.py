@@ -63,6 +63,7 @@ def calibrate(
     spacings: Sequence[str] = SPACINGS,
     steps: Sequence[int] = STEPS,
     project: Callable[[Tensor], Tensor] = identity,
+    temperature: float = 1.0,
     seed: int = 0,
 ) -> Calibration:
     """Find the fewest network calls whose samples are within `tolerance` of a converged run from the same noise.
@@ -71,8 +72,9 @@ def calibrate(
     the entries of a row, averaged over the rows along the first axis; so a row that ends on another mode counts as one
     row. Among settings of equally many calls within the tolerance, those named first win, 2M on log_snr unless told
     otherwise; where none is within it, the closest wins and `Calibration.holds` is false. Calibrate the model as it
-    will be sampled, guidances and projection included: a strong guidance asks for more calls. The rule, the distance
-    and its tolerance, 5 % of the spread of standardised data, are our choice.
+    will be sampled, with its guidances (a strong one asks for more calls), its projection and its `temperature`, the
+    spread of the noise that is begun with. The rule, the distance and its tolerance, 5 % of the spread of standardised
+    data, are our choice.
 
     Raises:
         ValueError: a solver is not one of `SOLVERS`, a spacing is unknown, or there is nothing to try: every number of
@@ -88,6 +90,7 @@ def calibrate(
         )
     like = schedule.alpha if condition is None else condition
     noise = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=like.dtype).to(like.device)
+    noise *= temperature
 
     @torch.no_grad()
     def run(solver: str, spacing: str, count: int) -> Tensor:

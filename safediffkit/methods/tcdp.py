@@ -10,6 +10,7 @@ Paper: Zhang et al., "Enhancing Offline Safe Reinforcement Learning with Traject
 | reward R(tau) | normalised by quantiles | rank, within the budget, of reward beyond what is usual from a state |
 | exp(beta R) | classifier guidance | a contrastive energy, to which windows over the budget are the worst |
 | choice | - | of several plans, the one of the greatest energy among those predicted to keep within the budget |
+| what is asked for | the budget | what imagined episodes, asked for it, spend a share of the budget on: see `wish` |
 | network | DiT with adaLN-Zero | the same, small, with several states a token |
 | actions | - | inverse dynamics, and a new plan every few steps |
 """
@@ -23,16 +24,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from safediffkit.data.dataset import Dataset, windows
 from safediffkit.data.reshape import conditional_quantile, draw_within_budget
+from safediffkit.diffusion.denoise import NoiseModel
 from safediffkit.diffusion.guidance import classifier, classifier_free, guide
 from safediffkit.diffusion.networks import Network, Patches, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule
 from safediffkit.learning import Stateful, Watch, follow, ignore, repeat, seeded, words
-from safediffkit.policy import History, Planner, WindowScale, allowance, denoise_windows, motion_loss, window_loss
+from safediffkit.policy import History, Planner, PlanningPolicy, WindowScale, allowance, motion_loss, window_loss
 from safediffkit.safety.energies import Energy, contrastive_loss
+from safediffkit.safety.imagination import fit_world, spending
 
 LAST_PART = 4  # the last quarter of an episode is the shortest stretch whose cost tells how costly its driver is
 
@@ -44,9 +47,10 @@ class Config:
     steps: int = 6_000
     seed: int = 0
     horizon: int = 16  # H, states in a window
-    safety_weight: float = 2.0  # w of classifier-free guidance, towards the budget
+    safety_weight: float = 3.0  # w of classifier-free guidance, towards the budget
     reward_weight: float = 2.5  # beta, the one parameter to be set, says the paper [TCDP Eq. 1]
     share: float = 0.8  # of the budget is meant to be spent: what a plan will cost is a guess, and cars answer late
+    imagined: int = 12  # episodes imagined for each of some wishes, after training, to see what they cost; 0: none
     forget: float = 0.2  # share of windows whose budget is not given, which classifier-free guidance needs
     groups: int = 8  # of windows that compete in an update of the energy
     candidates: int = 32  # windows in a group
@@ -58,7 +62,7 @@ class Config:
     batch: int = 128
     learning_rate: float = 1e-3  # falls to nothing like half a cosine
     average_rate: float = 0.005  # share of the way that the averaged networks, which plan, move at an update
-    calls: int = 6  # of the network for a plan
+    calls: int = 6  # of the network for a plan, at most
     temperature: float = 0.5  # spread of the noise that a plan starts from: below 1 it keeps to what is likely
     every: int = 2  # steps between two plans
     plans: int = 16  # drawn for a world, to choose from
@@ -72,7 +76,7 @@ class Config:
             )
 
 
-class TCDP(nn.Module):
+class TCDP(PlanningPolicy):
     """The trained planner. It serves every budget, and one that changes on the way: it asks for what is left."""
 
     def __init__(
@@ -92,13 +96,15 @@ class TCDP(nn.Module):
         plans: int,
         reward_pull: float = 1.0,
         share: float = 1.0,
+        sampling: dict[str, Any] | None = None,
+        spent: list[list[float]] | None = None,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
             "obs": obs, "act": act, "episode": episode, "horizon": horizon, "network": network, "hidden": hidden,
             "patch": patch, "levels": levels, "safety_weight": safety_weight, "calls": calls,
             "temperature": temperature, "every": every, "plans": plans, "reward_pull": reward_pull,
-            "share": share,
+            "share": share, "sampling": sampling, "spent": spent,
         }  # fmt: skip
         self.episode, self.horizon, self.calls, self.temperature = episode, horizon, calls, temperature
         self.share = share
@@ -111,30 +117,42 @@ class TCDP(nn.Module):
         self.scale = WindowScale(obs, horizon)
         self.planner = Planner(self.ask, self.draw, self.scale, self.inverse, self.choose, plans, every)
 
-    def act(self, history: History) -> Float[Tensor, "worlds act"]:
-        """Follow the plan, made anew every few steps."""
-        return self.planner.act(history)
-
-    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
-        """Draw windows of states, the present state first."""
-        return self.planner.plan(history, plans)
-
     def ask(self, history: History) -> Float[Tensor, "worlds 1"]:
-        """Allow what is left of the budget's share, spread over the steps left; over the last part where fewer are."""
+        """Allow what is left of the wish, spread over the steps left; over the last part where fewer are."""
         left = max(self.episode - history.actions.shape[1], self.episode // LAST_PART, self.horizon)
-        reserve = (1 - self.share) * history.budget
-        return allowance(history.budget_left - reserve, left)[:, None]
+        spent = history.budget - history.budget_left
+        return allowance(self.wish(history.budget) - spent, left)[:, None]
 
-    def draw(
-        self,
-        x: Float[Tensor, "batch horizon obs"],
-        budget: Float[Tensor, "batch 1"],
-        project: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "batch horizon obs"]:
-        """Denoise windows under q(tau | c <= b) exp(beta R(tau)). [TCDP Eq. 1, Table 1]"""
-        reward = self.log_worth(budget, project(x)[:, 0])
-        guided = guide(self.noise_model, classifier_free(self.safety_weight), classifier(reward, self.reward_pull))
-        return denoise_windows(guided, self.schedule, self.scale, self.temperature * x, budget, project, self.calls)
+    def wish(self, budget: Float[Tensor, "worlds"]) -> Float[Tensor, "worlds"]:
+        """Find the budget to plan under so that an episode is likely to cost a share of this one. (Our choice.)
+
+        A planner asked for 10 may cost 15, or nothing: predicted costs lean to the usual, and plans are not quite
+        followed. What was asked for and spent in imagined episodes (see `rehearse`) is read backwards here. Nothing is
+        asked for where nothing is allowed, and never more than twice the budget.
+        """
+        aim = self.share * budget
+        if (spent := self.arguments["spent"]) is None:
+            return aim
+        asked, cost = (torch.tensor(row, dtype=budget.dtype) for row in spent)
+        cost = cost.cummax(0).values + 1e-6 * torch.arange(len(cost))  # asked for more, it should not spend less
+        upper = torch.searchsorted(cost, aim).clamp(1, len(cost) - 1)
+        part = (aim - cost[upper - 1]) / (cost[upper] - cost[upper - 1])
+        return torch.minimum(torch.lerp(asked[upper - 1], asked[upper], part.clamp(0, 1)), 2 * budget)
+
+    def rehearse(self, dataset: Dataset, episodes: int, seed: int) -> None:
+        """Imagine what some budgets lead to when they are asked for as they are, and keep that for `wish`.
+
+        They go from 0 to the cost of the dearest recorded episode; small ones, which differ most, lie closer together.
+        """
+        budgets = float(dataset.episode_costs().max()) * torch.linspace(0, 1, 7).square()
+        self.share, share, self.arguments["spent"] = 1.0, self.share, None
+        cost, _ = spending(self, fit_world(dataset, seed=seed), budgets, episodes=episodes, seed=seed)
+        self.share, self.arguments["spent"] = share, [budgets.tolist(), cost.tolist()]
+
+    def guided(self, condition: Float[Tensor, "batch 1"], present: Float[Tensor, "batch obs"]) -> NoiseModel:
+        """Lean to windows of q(tau | c <= b) exp(beta R(tau)); `condition` is the budget. [TCDP Eq. 1, Table 1]"""
+        reward = self.log_worth(condition, present)
+        return guide(self.noise_model, classifier_free(self.safety_weight), classifier(reward, self.reward_pull))
 
     def log_worth(
         self, budget: Float[Tensor, "*#batch 1"], present: Float[Tensor, "*batch obs"]
@@ -312,4 +330,8 @@ def train(
         parts: dict[str, Stateful] = {"policy": policy, "target": target, "optimiser": optimiser, "falling": falling}
         run = f"tcdp {words(config)} on {len(dataset)} steps: {dataset.provenance}"
         repeat(update, parts, generator, steps=config.steps, run=run, watch=watch, checkpoint=checkpoint)
-    return target.eval()
+        at, budget = known.imitated(64, 0.0, generator)
+        target.eval().measure(target.scale(dataset.observations[known.rows[at, :1]])[:, 0], budget)
+        if config.imagined:
+            target.rehearse(dataset, config.imagined, config.seed)
+    return target

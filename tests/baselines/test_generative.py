@@ -4,7 +4,6 @@ import pytest
 import torch
 from builders import make_dataset
 
-from safediffkit import load_policy, save_policy
 from safediffkit.baselines import generative
 from safediffkit.data.dataset import Dataset
 from safediffkit.policy import History
@@ -114,32 +113,6 @@ def test_the_least_infeasible_candidate_is_taken():
     assert len(danger.argmin(1).unique()) > 1
 
 
-def test_fisor_survives_saving_and_depends_on_its_arguments_alone(tmp_path):
-    one, again = (generative.train_fisor(make_dataset(), QUICK) for _ in range(2))
-    other = generative.train_fisor(make_dataset(), replace(QUICK, seed=1))
-    save_policy(one, tmp_path / "p")
-    kept = load_policy(tmp_path / "p")
-    for name, weight in one.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name]), name
-        assert torch.equal(weight, kept.state_dict()[name]), name
-    assert not torch.equal(one.noise_model.from_x.weight, other.noise_model.from_x.weight)
-
-
-def test_interrupted_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("safediffkit.learning.CHECKPOINT_EVERY", 4)
-    data, config, file = make_dataset(), replace(QUICK, steps=10), tmp_path / "checkpoint"
-
-    def stop(step, losses):
-        if step == 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        generative.train_fisor(data, config, stop, checkpoint=file)
-    resumed, whole = (generative.train_fisor(data, config, checkpoint=kept) for kept in (file, None))
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
-
-
 QUICK_TREBI = generative.TREBIConfig(
     steps=3, horizon=4, network="mlp", hidden=8, patch=2, levels=20, batch=16, plans=4, calls=4, every=2
 )
@@ -184,24 +157,6 @@ def test_a_planners_budget_decides(train, config):
     windows = policy.plan(_start(3, 0.0), 5)
     assert windows.shape == (3, 5, 4, 2)
     torch.testing.assert_close(windows[:, :, 0], torch.zeros(3, 5, 2))
-
-
-@pytest.mark.parametrize(
-    ("train", "config"), [(generative.train_trebi, QUICK_TREBI), (generative.train_cdd, QUICK_CDD)]
-)
-def test_planners_survive_saving_and_depend_on_their_arguments_alone(tmp_path, train, config):
-    one, again, other = (train(_drifts(), replace(config, seed=seed)) for seed in (0, 0, 1))
-    save_policy(one, tmp_path / "p")
-    kept = load_policy(tmp_path / "p")
-    for name, weight in one.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name]), name
-        assert torch.equal(weight, kept.state_dict()[name]), name
-    assert not torch.equal(one.inverse[0].weight, other.inverse[0].weight)
-    acted = []
-    for policy in (one, kept):
-        torch.manual_seed(0)
-        acted.append(policy.act(_start(2, 5.0)))
-    assert torch.equal(*acted)
 
 
 def _trebi(**changes):

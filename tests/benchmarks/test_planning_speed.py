@@ -12,22 +12,24 @@ from safediffkit.policy import History
 
 @pytest.fixture(scope="module")
 def trained():
-    """A planner after a few updates, and the seconds of processor time of each."""
-    dataset, clock = load("OfflineBallCircle-v0"), []
+    """A planner after a few updates, the seconds of processor time of one, and those of all else in training."""
+    dataset, clock = load("OfflineBallCircle-v0"), [time.process_time()]
     policy = tcdp.train(dataset, tcdp.Config(steps=12), lambda step, losses: clock.append(time.process_time()))
-    return policy, torch.tensor(clock).double().diff()
+    update = float(torch.tensor(clock).double().diff().median())
+    return policy, update, time.process_time() - clock[0] - 12 * update
 
 
 def test_a_model_trains_within_a_quarter_of_an_hour(trained, record_property):
-    _, seconds = trained
-    minutes = float(seconds.median()) * tcdp.Config().steps / 60
-    record_property("minutes", minutes)
-    print(f"\n{tcdp.Config().steps} updates: {minutes:.1f} minutes of processor time")
-    assert minutes < 15
+    _, update, beside = trained
+    updates, beside = update * tcdp.Config().steps / 60, beside / 60
+    record_property("minutes", updates + beside)
+    print(f"\n{tcdp.Config().steps} updates: {updates:.1f} minutes of processor time; imagined episodes: {beside:.1f}")
+    assert updates + beside < 15
 
 
 def test_16_plans_for_each_of_20_worlds_come_in_time(trained, record_property):
-    policy, _ = trained
+    policy, *_ = trained
+    policy.arguments["sampling"] = None  # so that it takes as many calls of the network as it ever may
     observations = load("OfflineBallCircle-v0").observations
     history = History.start(observations[::200][:20], 2, torch.full((20,), 20.0))
 

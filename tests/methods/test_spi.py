@@ -51,43 +51,6 @@ def test_the_critics_rank_actions():
     assert safety[:, 0].mean() > safety[:, 1].mean() + 0.1
 
 
-def test_training_depends_on_its_arguments_alone():
-    data = make_dataset()
-    torch.manual_seed(1)
-    expected = torch.rand(1)
-    torch.manual_seed(1)
-    config = replace(QUICK, steps=3)
-    one = spi.train(data, config)
-    assert torch.equal(torch.rand(1), expected)
-    again, other = spi.train(data, config), spi.train(data, replace(config, seed=1))
-    for name, weight in one.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name])
-    assert not torch.equal(one.noise_model.last.weight, other.noise_model.last.weight)
-
-
-def test_watch_sees_every_update():
-    seen = []
-    spi.train(make_dataset(), replace(QUICK, steps=3), lambda step, losses: seen.append((step, set(losses))))
-    assert seen == [(k, {"critics", "imitation", "policy"}) for k in (1, 2, 3)]
-
-
-def test_interrupted_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("safediffkit.learning.CHECKPOINT_EVERY", 4)
-    data, config, file = make_dataset(), replace(QUICK, steps=12), tmp_path / "checkpoint"
-
-    def stop(step, losses):
-        if step == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        spi.train(data, config, stop, checkpoint=file)
-    resumed, whole = spi.train(data, config, checkpoint=file), spi.train(data, config)
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
-    with pytest.raises(ValueError, match="another run"):
-        spi.train(data, replace(config, seed=2), checkpoint=file)
-
-
 def test_the_printed_rule_takes_the_greatest_reward_value_and_ours_stays_among_the_safest():
     # [SPI Eq. 12]
     class Judged(spi.SPI):

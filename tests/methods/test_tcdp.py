@@ -25,6 +25,7 @@ QUICK = tcdp.Config(
     candidates=8,
     budgets=5,
     calls=4,
+    imagined=0,
 )
 
 
@@ -240,7 +241,8 @@ def run(policy, budget, worlds=20, steps=12, change=None):
 
 @pytest.fixture(scope="module")
 def runner():
-    config = replace(QUICK, steps=400, hidden=64, groups=8, learning_rate=3e-3, average_rate=0.05, reward_weight=4.0)
+    settings = {"hidden": 64, "groups": 8, "learning_rate": 3e-3, "average_rate": 0.05}
+    config = replace(QUICK, steps=400, safety_weight=2.0, reward_weight=4.0, **settings)
     return tcdp.train(runners(), config)
 
 
@@ -267,42 +269,6 @@ def test_a_budget_that_changes_on_the_way_is_obeyed(runner):
     assert stopped.costs[:, 7:].mean() < 0.2
     assert let_go.costs[:, :6].mean() < 0.2
     assert let_go.costs[:, 7:].mean() > 0.4
-
-
-def test_training_depends_on_its_arguments_alone():
-    data = make_dataset()
-    torch.manual_seed(1)
-    expected = torch.rand(1)
-    torch.manual_seed(1)
-    one = tcdp.train(data, QUICK)
-    assert torch.equal(torch.rand(1), expected)
-    again, other = tcdp.train(data, QUICK), tcdp.train(data, replace(QUICK, seed=1))
-    for name, weight in one.state_dict().items():
-        assert torch.equal(weight, again.state_dict()[name])
-    assert not torch.equal(one.inverse[0].weight, other.inverse[0].weight)
-
-
-def test_watch_sees_every_update():
-    seen = []
-    tcdp.train(make_dataset(), QUICK, lambda step, losses: seen.append((step, set(losses))))
-    assert seen == [(k, {"imitation", "contrast", "cost", "inverse"}) for k in (1, 2, 3)]
-
-
-def test_interrupted_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    monkeypatch.setattr("safediffkit.learning.CHECKPOINT_EVERY", 4)
-    data, config, file = make_dataset(), replace(QUICK, steps=10), tmp_path / "checkpoint"
-
-    def stop(step, losses):
-        if step == 7:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tcdp.train(data, config, stop, checkpoint=file)
-    resumed, whole = tcdp.train(data, config, checkpoint=file), tcdp.train(data, config)
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
-    with pytest.raises(ValueError, match="another run"):
-        tcdp.train(data, replace(config, seed=2), checkpoint=file)
 
 
 def test_it_acts_the_same_after_saving(tmp_path):
@@ -342,3 +308,40 @@ def test_allowances_of_recorded_windows_and_of_histories_agree():
     windows = tcdp.Windows.of(data, horizon=4, budgets=5)
     left = torch.arange(12, 3, -1.0)
     assert torch.equal(windows.costs.sort().values, allowance(data.cost_to_go()[:9], left).sort().values)
+
+
+def test_a_wish_is_what_imagined_episodes_spent_the_aim_on():
+    # asked for 0, 10, 20, 40 they spent 0, 5, 15, 30
+    spent = [[0.0, 10.0, 20.0, 40.0], [0.0, 5.0, 15.0, 30.0]]
+    policy = tcdp.TCDP(2, 1, 50, 4, "mlp", 8, 1, 20, 1.0, 3, 1.0, 1, 1, spent=spent)
+    budget = torch.tensor([0.0, 5.0, 10.0, 22.5, 30.0, 99.0])
+    assert torch.allclose(policy.wish(budget), torch.tensor([0.0, 10.0, 15.0, 30.0, 40.0, 40.0]), atol=1e-4)
+    policy.share = 0.5
+    assert policy.wish(torch.tensor([10.0])).item() == pytest.approx(10.0, abs=1e-4)
+    past = torch.tensor([[3.0]])
+    history = History(torch.zeros(1, 2, 2), torch.zeros(1, 1, 1), past, past, torch.tensor([10.0]))
+    assert policy.ask(history).item() == pytest.approx((7 / 49) ** 0.5, abs=1e-4)  # 10, of which 3 are spent
+
+
+def test_a_wish_stays_within_twice_the_budget_and_never_asks_for_less_to_get_more():
+    # small wishes spend nothing, and 30 happened to spend less than 20
+    spent = [[0.0, 10.0, 20.0, 30.0, 40.0], [0.0, 0.0, 9.0, 8.0, 20.0]]
+    policy = tcdp.TCDP(2, 1, 50, 4, "mlp", 8, 1, 20, 1.0, 3, 1.0, 1, 1, spent=spent)
+    wishes = policy.wish(torch.linspace(0, 20, 81))
+    assert wishes[0] == 0
+    assert (wishes <= torch.linspace(0, 40, 81) + 1e-4).all()
+    assert (wishes.diff() >= 0).all()
+
+
+def test_training_ends_with_a_rehearsal_and_a_measurement_which_are_saved(tmp_path):
+    policy = tcdp.train(runners(), replace(QUICK, imagined=2, share=0.6))
+    asked, cost = policy.arguments["spent"]
+    assert asked[0] == 0
+    assert asked[-1] == runners().episode_costs().max()
+    assert len(cost) == len(asked)
+    assert policy.share == 0.6  # back at its own share, after a rehearsal without one
+    assert policy.arguments["sampling"]["steps"] in (3, 4)
+    save_policy(policy, tmp_path / "p")
+    again = load_policy(tmp_path / "p")
+    assert again.sampling == policy.sampling
+    assert torch.equal(again.wish(torch.tensor([5.0])), policy.wish(torch.tensor([5.0])))
