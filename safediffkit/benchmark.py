@@ -75,7 +75,7 @@ def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     commands = []
     for seed in SEEDS:
         for task in TASKS:
-            (imitate, reward, safety), share = _chosen(assets / "results" / f"weights-{task}.json")
+            (imitate, reward, safety), share = _chosen(assets, task)
             for name, method, weights in (
                 ("spi", "spi", (imitate, reward, safety)),
                 ("bc-safe", "bc-safe", None),
@@ -98,16 +98,22 @@ def _scores(records: list[Path]) -> Iterator[tuple[str, str, str, dict[str, Any]
         yield from ((record["task"], name, rule, score) for rule, score in record["scores"].items())
 
 
-def by_budget(records: list[Path]) -> str:
-    """Draw up records as a Markdown table of tasks and budgets by methods: mean reward @ mean cost over seeds.
-
-    A star marks a mean cost within the budget. Of SPI's two rules the safer one is shown.
-    """
+def scores_of(records: list[Path]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Collect the scores of each (task, budget, method), one a seed. Of SPI's two rules the safer one counts."""
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for task, name, rule, score in _scores(records):
         if not rule.startswith("reward"):
             method = name.removesuffix(f"-{score['budget']:g}")
             cells.setdefault((task, f"{score['budget']:g}", method), []).append(score)
+    return cells
+
+
+def by_budget(records: list[Path]) -> str:
+    """Draw up records as a Markdown table of tasks and budgets by methods: mean reward @ mean cost over seeds.
+
+    A star marks a mean cost within the budget.
+    """
+    cells = scores_of(records)
     methods = [
         one for one in (*PLANNERS, "cdt", "fisor", "spi", "bc-safe", "bc") if any(one == key[2] for key in cells)
     ]
@@ -166,9 +172,9 @@ def budgets_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     commands = []
     for seed in SEEDS:
         for task in MORE_TASKS:
-            weights, share = _chosen(assets / "results" / f"weights-{task}.json")
+            weights, share = _chosen(assets, task)
             chosen = {"spi": _weights(tuple(weights)) | {"safest_share": share}}
-            chosen |= {name: _read(assets / "results" / f"weights-{name}-{task}.json")["settings"] for name in PLANNERS}
+            chosen |= {name: _read(assets, task, name)["settings"] for name in PLANNERS}
             for name in (*PLANNERS, "cdt", "fisor", "spi", "bc", *(f"bc-safe-{b}" for b in BUDGETS)):
                 shown = (task, seed) == SHOWN and name in PLANNERS  # lesson 05 loads them
                 kept = assets / "policies" / task / name if shown else runs / "budgets" / f"{name}-{task}-{seed}"
@@ -199,14 +205,17 @@ def _weights(weights: tuple[float, ...]) -> dict[str, float]:
     return {name: weight / sum(weights) for name, weight in zip(("imitate", "reward", "safety"), weights, strict=True)}
 
 
-def _chosen(file: Path) -> tuple[list[float], float]:
-    chosen = _read(file)
+def _chosen(assets: Path, task: str) -> tuple[list[float], float]:
+    chosen = _read(assets, task)
     return chosen["weights"], chosen["safest_share"]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(assets: Path, task: str, planner: str = "") -> dict[str, Any]:
+    file = assets / "results" / f"weights-{f'{planner}-' * bool(planner)}{task}.json"
     if not file.exists():
-        raise FileNotFoundError(f"no {file}: `python -m safediffkit.selection` chooses the weights and writes it")
+        more = f"--method {planner} --budget {' '.join(map(str, BUDGETS))} " if planner else ""
+        command = f"python -m safediffkit.selection {task} {more}--out {file}"
+        raise FileNotFoundError(f"no {file}: `{command}` chooses the weights and writes it")
     chosen: dict[str, Any] = json.loads(file.read_text())["chosen"]
     return chosen
 

@@ -156,6 +156,74 @@ def first(windows: Float[Tensor, "worlds plans horizon obs"], condition: Float[T
     return torch.zeros(len(windows), dtype=torch.long)
 
 
+def check_calls(calls: int, levels: int) -> None:
+    """Refuse numbers of network calls that no schedule of so many levels can be walked in.
+
+    Raises:
+        ValueError: there is not one call, or not fewer than levels.
+    """
+    if not 1 <= calls < levels:
+        raise ValueError(f"calls={calls} with levels={levels}: at least 1 call is needed, and fewer than levels")
+
+
+@dataclass
+class WindowSampler:
+    """Draws windows by diffusion, within the box of all recorded ones: the `draw` of a `Planner`.
+
+    `guided` makes the noise model of plans under a condition, from present states.
+    """
+
+    guided: Callable[[Float[Tensor, "batch condition"], Float[Tensor, "batch obs"]], NoiseModel]
+    schedule: Schedule
+    scale: WindowScale
+    temperature: float  # spread of the noise that a plan starts from
+    calls: int  # of the network for a plan, at most
+    measured: dict[str, Any] | None = None  # the arguments of a `Calibration`
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch horizon obs"],
+        condition: Float[Tensor, "batch condition"],
+        project: Callable[[Tensor], Tensor],
+    ) -> Float[Tensor, "batch horizon obs"]:
+        """Denoise windows."""
+        boxed, x = self._boxed(condition, project(x)[:, 0]), self.temperature * x
+        *_, plans = denoise(boxed, self.schedule, x, condition, project=project, **self.settings)
+        return plans
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Give the keyword arguments of `denoise`: as measured, else DPM-Solver++(2M) in `calls` calls."""
+        if self.measured is None:
+            return {"solver": dpm_solver_2m_step, "steps": self.calls}
+        return Calibration(**self.measured).settings
+
+    def measure(
+        self, ask: Callable[[History], Float[Tensor, "worlds condition"]], dataset: Dataset, seed: int = 0
+    ) -> dict[str, Any]:
+        """Find how few calls of the network will do, `calls` at most; keep the measurement and hand it back.
+
+        Plans are drawn from 64 recorded states under what `ask` makes of budgets between 0 and the dearest episode's.
+        Where even `calls` of them end farther from a converged run than the tolerance, the nearest settings are taken
+        and `Calibration.holds` is false: a planner has to answer in time.
+        """
+        draw = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(dataset), (64,), generator=draw)
+        budget = float(dataset.episode_costs().max()) * torch.rand(64, generator=draw)
+        history = History.start(dataset.observations[rows], dataset.actions.shape[1], budget)
+        present, condition = self.scale(history.observation[:, None])[:, 0], ask(history)
+        found = calibrate(
+            self._boxed(condition, present), self.schedule, (len(present), *self.scale.mean.shape), condition,
+            steps=range(min(3, self.calls), self.calls + 1), solvers=["dpm_solver_2m_step"], project=hold(present),
+            temperature=self.temperature,
+        )  # fmt: skip
+        self.measured = found.arguments
+        return self.measured
+
+    def _boxed(self, condition: Tensor, present: Tensor) -> NoiseModel:
+        return guide(self.guided(condition, present), clip_clean(self.scale.low, self.scale.high))
+
+
 @dataclass
 class Planner:
     """Acts by planning: draws windows of states from the present one on, and reads actions off by inverse dynamics.
@@ -221,64 +289,6 @@ class Planner:
             and torch.equal(present, history.observations[:, since])
             and torch.equal(budget, history.budget)
         )
-
-
-class PlanningPolicy(nn.Module):
-    """What all planners by diffusion share; a subclass says what to `ask` for and how its noise model is `guided`."""
-
-    arguments: dict[str, Any]
-    noise_model: nn.Module
-    schedule: Schedule
-    scale: WindowScale
-    planner: Planner
-    temperature: float  # spread of the noise that a plan starts from
-    calls: int  # of the network for a plan, at most
-
-    def act(self, history: History) -> Float[Tensor, "worlds act"]:
-        """Follow the plan, made anew every few steps."""
-        return self.planner.act(history)
-
-    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
-        """Draw windows of states, the present state first."""
-        return self.planner.plan(history, plans)
-
-    def guided(self, condition: Float[Tensor, "batch _"], present: Float[Tensor, "batch obs"]) -> NoiseModel:
-        """Make the noise model that plans from this present state are drawn with, under this condition."""
-        raise NotImplementedError
-
-    def draw(
-        self,
-        x: Float[Tensor, "batch horizon obs"],
-        condition: Float[Tensor, "batch _"],
-        project: Callable[[Tensor], Tensor],
-    ) -> Float[Tensor, "batch horizon obs"]:
-        """Denoise windows within the box of all recorded ones."""
-        boxed = self._boxed(condition, project(x)[:, 0])
-        x = self.temperature * x
-        *_, plans = denoise(boxed, self.schedule, x, condition, project=project, **self.sampling)
-        return plans
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Say how plans are sampled: as `measure` found best, and before that by DPM-Solver++(2M) in `calls` calls."""
-        found = self.arguments.get("sampling")
-        return Calibration(**found).settings if found else {"solver": dpm_solver_2m_step, "steps": self.calls}
-
-    def measure(self, present: Float[Tensor, "batch obs"], condition: Float[Tensor, "batch _"]) -> None:
-        """Find how few calls of the network will do, `calls` at most; the measurement is saved with the policy.
-
-        Where even `calls` of them end farther from a converged run than the tolerance, the nearest settings are taken
-        and `Calibration.holds` is false: a planner has to answer in time.
-        """
-        found = calibrate(
-            self._boxed(condition, present), self.schedule, (len(present), *self.scale.mean.shape), condition,
-            steps=range(min(3, self.calls), self.calls + 1), solvers=["dpm_solver_2m_step"], project=hold(present),
-            temperature=self.temperature,
-        )  # fmt: skip
-        self.arguments["sampling"] = found.arguments
-
-    def _boxed(self, condition: Tensor, present: Tensor) -> NoiseModel:
-        return guide(self.guided(condition, present), clip_clean(self.scale.low, self.scale.high))
 
 
 def save_policy(policy: nn.Module, path: Path | str) -> None:

@@ -4,18 +4,21 @@
     python -m safediffkit.selection OfflineBallCircle-v0 --method tcdp --budget 10 20 40 --out runs/weights-tcdp.json
 
 Each candidate is trained on 70 % of the episodes. The other 30 % predict what its episodes sum to: for SPI, which acts
-by the "safest" rule, by fitted Q evaluation; for a planner by episodes imagined in a world fitted to them. Chosen is
-the greatest predicted reward among the candidates whose predicted cost is within the budget, or every budget.
+by the "safest" rule, by fitted Q evaluation; for a planner by episodes imagined in a world model fitted to them. Chosen
+is the greatest predicted reward among the candidates whose predicted cost is within the budget; for a planner, within
+every budget, or else what goes over them by least.
 """
 
 import argparse
 import json
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safediffkit.train import METHODS, circumstances, command, write_record
+from safediffkit.train import METHODS, check_budgets, circumstances, command, write_record
 
 if TYPE_CHECKING:
     from safediffkit.data.dataset import Dataset
@@ -45,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.out.exists():
             raise ValueError(f"{given.out} exists already: move it away, or choose another name with --out")
+        check_budgets(given.budget)
+        if given.steps < 1:
+            raise ValueError(f"--steps {given.steps}: at least 1 update is needed")
         if given.method == "spi" and len(given.budget) > 1:
             raise ValueError(f"--budget {given.budget}: SPI knows no budget, its weights are chosen for one")
         given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +77,7 @@ def select_guidance(task: str, method: str, *, budgets: list[float], steps: int,
 
     from safediffkit.data.tasks import find_task
     from safediffkit.learning import progress, words
+    from safediffkit.methods import tcdp
     from safediffkit.safety.imagination import fit_world, spending
 
     torch.set_num_threads(1)
@@ -79,14 +86,20 @@ def select_guidance(task: str, method: str, *, budgets: list[float], steps: int,
     place, settings, train = METHODS[method]
     module, (name, weights) = import_module(f"safediffkit.{place}"), GUIDANCE[method]
     config = getattr(module, settings)(steps=steps, seed=seed)
-    policy = getattr(module, train)(seen, config, progress(steps, f"{method} {task}"))
-    world, asked = fit_world(unseen, seed=seed), torch.tensor(budgets)
+    known, world = fit_world(seen, seed=seed), fit_world(unseen, seed=seed)
+    asked = torch.tensor(budgets, dtype=torch.float32)
+    unmeasured = replace(config, imagined=0) if method == "tcdp" else config  # done below, for each weight
+    policy = getattr(module, train)(seen, unmeasured, progress(steps, f"{method} {task}"))
     candidates: list[dict[str, Any]] = []
+    over: list[float] = []  # the budgets, in all
     for weight in weights:
-        setattr(policy, name, weight)
-        if hasattr(policy, "rehearse"):  # what it asks for depends on the weight
-            policy.rehearse(seen, config.imagined, seed)
-        cost, reward = spending(policy, world, asked, seed=seed)
+        candidate = deepcopy(policy)
+        setattr(candidate, name, weight)
+        candidate.sampler.measure(candidate.ask, seen, seed)
+        if method == "tcdp":
+            candidate.calibrate_budget(known, tcdp.budgets_to_ask(seen), config.imagined, seed)
+        cost, reward = spending(candidate, world, asked, seed=seed)
+        over.append(float((cost - asked).clamp(min=0).sum()))
         candidates.append(
             {
                 "settings": {name: weight},
@@ -95,15 +108,14 @@ def select_guidance(task: str, method: str, *, budgets: list[float], steps: int,
             }
         )
 
-    def merit(candidate: dict[str, Any]) -> tuple[float, float]:
-        over = (torch.tensor(candidate["imagined_cost"]) - asked).clamp(min=0).sum()
-        return -float(over), sum(candidate["imagined_normalised_reward"])
+    def merit(k: int) -> tuple[float, float]:
+        return -over[k], sum(candidates[k]["imagined_normalised_reward"])
 
     return {
         "task": task,
-        "rule": "least imagined cost over the budgets, then greatest imagined reward",
+        "rule": "least excess of imagined cost over the budgets, then greatest imagined reward",
         "budget": budgets,
-        "chosen": max(candidates, key=merit),
+        "chosen": candidates[max(range(len(candidates)), key=merit)],
         "candidates": candidates,
         "config": words(config),
         "episodes": {"trained_on": len(seen.episode_costs()), "held_out": len(unseen.episode_costs())},

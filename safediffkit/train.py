@@ -9,6 +9,7 @@ one trained policy under each of these budgets.
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -105,9 +106,18 @@ def _configured(given: argparse.Namespace) -> tuple[Any, Any]:
         raise ValueError(f"--steps {config.steps}: at least 1 update is needed")
     if given.episodes < 1:
         raise ValueError(f"--episodes {given.episodes}: at least 1 is needed")
-    if not all(budget >= 0 for budget in given.budget) or len(set(given.budget)) < len(given.budget):
-        raise ValueError(f"--budget {_listed(given.budget)}: 0 or more is needed, and each budget once")
+    check_budgets(given.budget)
     return getattr(module, train), config
+
+
+def check_budgets(budgets: list[float]) -> None:
+    """Refuse budgets that no episode can keep, and the same one twice.
+
+    Raises:
+        ValueError: a budget is negative, not a finite number, or there twice.
+    """
+    if not all(0 <= budget < math.inf for budget in budgets) or len(set(budgets)) < len(budgets):
+        raise ValueError(f"--budget {_listed(budgets)}: 0 or more is needed, and each budget once")
 
 
 def _listed(budgets: list[float]) -> str:

@@ -99,7 +99,16 @@ def test_a_failed_run_is_told(chosen, monkeypatch):
 def test_without_chosen_weights_it_says_what_to_run(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmark.main(["spi", "--assets", str(tmp_path)])
-    assert "safediffkit.selection" in capsys.readouterr().err
+    assert "python -m safediffkit.selection OfflineBallCircle-v0 --out" in capsys.readouterr().err
+
+
+def test_without_a_planners_weight_it_says_what_to_run(chosen, capsys):
+    missing = chosen / "assets" / "results" / "weights-trebi-OfflineBallRun-v0.json"
+    missing.unlink()
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(["budgets", "--assets", str(chosen / "assets")])
+    command = f"safediffkit.selection OfflineBallRun-v0 --method trebi --budget 10 20 40 --out {missing}"
+    assert command in capsys.readouterr().err
 
 
 def test_records_become_a_table(tmp_path):
@@ -176,26 +185,31 @@ def planner(monkeypatch):
     monkeypatch.setattr("safediffkit.data.sources.load", lambda task: make_dataset(episodes=10, obs=7))
     small = {"horizon": 4, "network": "mlp", "hidden": 8, "patch": 1, "batch": 8, "groups": 2, "candidates": 4}
     monkeypatch.setattr(tcdp, "Config", partial(tcdp.Config, **small, budgets=3, calls=2, imagined=0))
-    tried = []
+    learn, tried = tcdp.train, []
 
-    def fit(dataset, *, seed):
-        return int(dataset.episode[-1]) + 1
+    def train(dataset, config, watch):
+        tried.append(("trained on", len(dataset.episode_costs())))
+        return learn(dataset, config, watch)
+
+    def calibrate(policy, world, asked, episodes, seed):
+        tried.append((policy.safety_weight, world))
 
     def imagined(policy, world, asked, *, seed):
         assert world == 3  # episodes that it was not trained on
-        tried.append((policy.safety_weight, policy.arguments["spent"]))
-        return asked + 3.0 * (len(tried) - 2), torch.full((len(asked),), 10.0 * len(tried))
+        weighed = sum(weight != "trained on" for weight, _ in tried)
+        return asked + 3.0 * (weighed - 2), torch.full((len(asked),), 10.0 * weighed)
 
-    monkeypatch.setattr(imagination, "fit_world", fit)
+    monkeypatch.setattr(tcdp, "train", train)
+    monkeypatch.setattr(imagination, "fit_world", lambda dataset, *, seed: len(dataset.episode_costs()))
     monkeypatch.setattr(imagination, "spending", imagined)
-    monkeypatch.setattr(tcdp.TCDP, "rehearse", lambda policy, seen, episodes, seed: policy.arguments.update(spent=1))
+    monkeypatch.setattr(tcdp.TCDP, "calibrate_budget", calibrate)
     return tried
 
 
 def test_a_planners_weight_is_chosen_by_imagined_episodes_on_held_out_ones(planner):
     record = selection.select_guidance("OfflineBallRun-v0", "tcdp", budgets=[5.0, 10.0], steps=1, seed=0)
     # the second weight spends each budget to the last, the third earns more and breaks both
-    assert planner == [(weight, 1) for weight in (2.0, 3.0, 4.0)]
+    assert planner == [("trained on", 7), (2.0, 7), (3.0, 7), (4.0, 7)]
     assert record["chosen"]["settings"] == {"safety_weight": 3.0}
     assert record["candidates"][2]["imagined_cost"] == [8.0, 13.0]
     assert record["episodes"] == {"trained_on": 7, "held_out": 3}
@@ -203,12 +217,22 @@ def test_a_planners_weight_is_chosen_by_imagined_episodes_on_held_out_ones(plann
 
 
 def test_where_no_weight_keeps_the_budgets_the_nearest_is_chosen(planner):
-    planner.extend([None, None, None])
+    planner.extend([(0.0, 0)] * 3)
     record = selection.select_guidance("OfflineBallRun-v0", "tcdp", budgets=[5.0], steps=1, seed=0)
     assert record["chosen"] == record["candidates"][0]
 
 
-def test_spis_weights_are_chosen_for_one_budget(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "10", "20"], "SPI knows no budget"),
+        (["--method", "tcdp", "--budget", "10", "10"], "each budget once"),
+        (["--budget", "-5"], "0 or more is needed"),
+        (["--budget", "nan"], "0 or more is needed"),
+        (["--steps", "0"], "at least 1 update"),
+    ],
+)
+def test_selection_refuses_what_makes_no_sense(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        selection.main(["OfflineBallRun-v0", "--budget", "10", "20", "--out", str(tmp_path / "w.json")])
-    assert "SPI knows no budget" in capsys.readouterr().err
+        selection.main(["OfflineBallRun-v0", *arguments, "--out", str(tmp_path / "w.json")])
+    assert message in capsys.readouterr().err

@@ -2,13 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from builders import make_dataset
 from torch import nn
 
 from safediffkit.diffusion.calibration import Calibration
 from safediffkit.diffusion.denoise import denoise
 from safediffkit.diffusion.networks import Patches
 from safediffkit.diffusion.schedule import cosine_schedule, vp_schedule
-from safediffkit.policy import History, Planner, PlanningPolicy, WindowScale, allowance, hold, window_loss
+from safediffkit.policy import History, Planner, WindowSampler, WindowScale, allowance, hold, window_loss
 
 HORIZON, OBS = 6, 2
 
@@ -253,45 +254,71 @@ def test_patches_learn_windows_given_their_start():
     assert 0.6 < ends.std().item() < 1.4
 
 
-class Known(PlanningPolicy):
-    """Plans the exact windows of a known density: every number has the condition as its mean, and a spread of 1."""
+def sampler(calls, guided=None, temperature=1.0):
+    """Draws windows of a density whose numbers have the condition as their mean, and a spread of 1."""
 
-    def __init__(self, calls):
-        super().__init__()
-        self.arguments, self.calls, self.temperature = {}, calls, 1.0
-        self.schedule, self.scale = vp_schedule(50), WindowScale(OBS, HORIZON)
-
-    def guided(self, condition, present):
+    def known(condition, present):
         return lambda x, level, told: level.like(x).sigma * (x - level.like(x).alpha * told[:, None])
 
+    return WindowSampler(guided or known, vp_schedule(50), WindowScale(OBS, HORIZON), temperature, calls)
 
-def test_what_is_measured_is_how_plans_are_drawn_from_then_on():
+
+DATA = make_dataset(episodes=30, obs=OBS)
+
+
+def by_budget(history):
+    return history.budget[:, None] / 10
+
+
+def test_what_is_measured_is_how_windows_are_drawn_from_then_on():
     torch.manual_seed(0)
-    policy, present, condition = Known(calls=6), torch.randn(300, OBS), torch.full((300, 1), 0.5)
-    noise = torch.randn(300, HORIZON, OBS)
-    assert policy.sampling["steps"] == 6
-    policy.measure(present, condition)
-    found = Calibration(**policy.arguments["sampling"])
+    draw, present, condition = sampler(calls=6), torch.randn(300, OBS), torch.full((300, 1), 0.5)
+    noise, called = torch.randn(300, HORIZON, OBS), []
+
+    def counting(condition, present):
+        def model(x, level, told):
+            called.append(len(x))
+            return level.like(x).sigma * (x - level.like(x).alpha * told[:, None])
+
+        return model
+
+    assert draw.settings["steps"] == 6
+    found = Calibration(**draw.measure(by_budget, DATA))
     assert found.holds
     assert {trial["steps"] for trial in found.measured} == {3, 4, 5, 6}
-    assert policy.sampling == found.settings
-    plans = policy.draw(noise, condition, hold(present))
+    assert found.steps < 6
+    draw.guided = counting
+    plans = draw(noise, condition, hold(present))
+    assert called == [300] * found.steps
     assert torch.equal(plans[:, 0], present)
     assert plans[:, 1:].mean().item() == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_planner_that_cannot_be_sampled_well_in_time_says_so():
-    class Wavy(Known):
-        def guided(self, condition, present):
-            def model(x, level, told):
-                level = level.like(x)
-                return (x - level.alpha * torch.sin(9 * x)) / level.sigma  # what it takes for clean leaps to and fro
+def test_it_is_measured_as_it_will_be_sampled():
+    seen = []
 
-            return model
+    def spying(condition, present):
+        seen.append((condition, present))
+        return lambda x, level, told: level.like(x).sigma * (x - level.like(x).alpha * told[:, None])
 
-    policy = Wavy(calls=3)
-    policy.measure(torch.randn(50, OBS), torch.zeros(50, 1))
-    found = Calibration(**policy.arguments["sampling"])
+    hot, cold = (sampler(4, spying, temperature).measure(by_budget, DATA) for temperature in (1.0, 0.5))
+    assert hot["measured"] != cold["measured"]
+    (condition, present), (other, _) = seen
+    assert present.shape == (64, OBS)
+    assert 0 < 10 * condition.min() < 10 * condition.max() <= DATA.episode_costs().max()
+    assert torch.equal(condition, other)  # the same seed draws the same states and budgets
+
+
+def test_a_model_that_cannot_be_sampled_well_in_time_says_so():
+    def wavy(condition, present):
+        def model(x, level, told):
+            level = level.like(x)
+            return (x - level.alpha * torch.sin(9 * x)) / level.sigma  # what it takes for clean leaps to and fro
+
+        return model
+
+    draw = sampler(calls=3, guided=wavy)
+    found = Calibration(**draw.measure(by_budget, DATA))
     assert not found.holds
     assert found.distance == min(trial["distance"] for trial in found.measured)
-    assert policy.sampling["steps"] == 3
+    assert draw.settings["steps"] == 3

@@ -37,7 +37,16 @@ from safediffkit.diffusion.guidance import classifier, classifier_free, clip_cle
 from safediffkit.diffusion.networks import Network, Patches, ResidualMLP, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule, vp_schedule
 from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, words
-from safediffkit.policy import History, Planner, PlanningPolicy, WindowScale, allowance, motion_loss, window_loss
+from safediffkit.policy import (
+    History,
+    Planner,
+    WindowSampler,
+    WindowScale,
+    allowance,
+    check_calls,
+    motion_loss,
+    window_loss,
+)
 from safediffkit.safety.critics import Critics, expectile_loss
 from safediffkit.safety.energies import Energy, regression_loss
 
@@ -239,12 +248,15 @@ class TREBIConfig:
     batch: int = 128
     learning_rate: float = 1e-3
     average_rate: float = 0.005
-    calls: int = 6  # of the network for a plan
+    calls: int = 6  # of the network for a plan, at most
     temperature: float = 0.5  # spread of the noise that a plan starts from
     every: int = 2  # steps between two plans
 
+    def __post_init__(self) -> None:
+        check_calls(self.calls, self.levels)
 
-class TREBI(PlanningPolicy):
+
+class TREBI(nn.Module):
     """The trained planner, guided by predictions of reward and cost."""
 
     units: Tensor
@@ -275,7 +287,7 @@ class TREBI(PlanningPolicy):
             "discount": discount, "plans": plans, "calls": calls, "temperature": temperature,
             "every": every, "sampling": sampling,
         }  # fmt: skip
-        self.episode, self.discount, self.calls, self.temperature = episode, discount, calls, temperature
+        self.episode, self.discount = episode, discount
         self.reward_weight, self.cost_weight = reward_weight, cost_weight
         self.schedule: Schedule = cosine_schedule(levels)
         self.noise_model = Patches(network, obs, horizon, 0, hidden, patch)
@@ -284,7 +296,16 @@ class TREBI(PlanningPolicy):
         self.inverse = mlp(2 * obs, 128, act)
         self.scale = WindowScale(obs, horizon)
         self.register_buffer("units", torch.ones(1))  # of the cost to go
-        self.planner = Planner(self.ask, self.draw, self.scale, self.inverse, self.choose, plans, every)
+        self.sampler = WindowSampler(self.guided, self.schedule, self.scale, temperature, calls, sampling)
+        self.planner = Planner(self.ask, self.sampler, self.scale, self.inverse, self.choose, plans, every)
+
+    def act(self, history: History) -> Float[Tensor, "worlds act"]:
+        """Follow the plan, made anew every few steps."""
+        return self.planner.act(history)
+
+    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
+        """Draw windows of states, the present state first."""
+        return self.planner.plan(history, plans)
 
     def ask(self, history: History) -> Float[Tensor, "worlds 1"]:
         """Give the budget that remains, b_t = (b_0 - spent) / gamma^t, in units of the cost to go; at least 0. [TREBI]
@@ -348,11 +369,8 @@ def train_trebi(
         returns, costs = (to_go(config.discount)[rows[:, 0]] for to_go in (dataset.return_to_go, dataset.cost_to_go))
         returns = (returns - returns.mean()) / returns.std().clamp_min(1e-6)
         policy.units.copy_(costs.std().clamp_min(1e-6))
-        costs = costs / policy.units
-        energies = {"reward": returns, "cost": costs}
-        trained: TREBI = _train_planner(
-            policy, dataset, rows, config, generator, watch, checkpoint, wishes=costs[:, None], energies=energies
-        )
+        energies = {"reward": returns, "cost": costs / policy.units}
+        trained: TREBI = _train_planner(policy, dataset, rows, config, generator, watch, checkpoint, energies=energies)
         return trained
 
 
@@ -372,12 +390,15 @@ class CDDConfig:
     batch: int = 128
     learning_rate: float = 1e-3
     average_rate: float = 0.005
-    calls: int = 6
+    calls: int = 6  # of the network for a plan, at most
     temperature: float = 0.5
     every: int = 2
 
+    def __post_init__(self) -> None:
+        check_calls(self.calls, self.levels)
 
-class CDD(PlanningPolicy):
+
+class CDD(nn.Module):
     """The trained planner, conditioned on cost and return alike."""
 
     frontier: Tensor
@@ -407,14 +428,22 @@ class CDD(PlanningPolicy):
             "temperature": temperature, "every": every, "sampling": sampling,
         }  # fmt: skip
         self.episode, self.horizon, self.weight = episode, horizon, weight
-        self.calls, self.temperature = calls, temperature
         self.schedule: Schedule = cosine_schedule(levels)
         self.noise_model = Patches(network, obs, horizon, 2, hidden, patch)
         self.inverse = mlp(2 * obs, 128, act)
         self.scale = WindowScale(obs, horizon)
         self.register_buffer("frontier", torch.zeros(2, frontier))
         self.register_buffer("units", torch.tensor([0.0, 1.0]))  # mean and spread of the return a step
-        self.planner = Planner(self.ask, self.draw, self.scale, self.inverse, every=every)
+        self.sampler = WindowSampler(self.guided, self.schedule, self.scale, temperature, calls, sampling)
+        self.planner = Planner(self.ask, self.sampler, self.scale, self.inverse, every=every)
+
+    def act(self, history: History) -> Float[Tensor, "worlds act"]:
+        """Follow the plan, made anew every few steps."""
+        return self.planner.act(history)
+
+    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
+        """Draw windows of states, the present state first."""
+        return self.planner.plan(history, plans)
 
     def ask(self, history: History) -> Float[Tensor, "worlds 2"]:
         """Ask for what is left of the budget, and of the greatest return that the data shows within it."""
@@ -471,7 +500,7 @@ def _train_planner(
     watch: Watch,
     checkpoint: Path | None,
     *,
-    wishes: Float[Tensor, "windows condition"],
+    wishes: Float[Tensor, "windows condition"] | None = None,
     energies: Mapping[str, Float[Tensor, "windows"]] | None = None,
 ) -> Any:
     # what both planners learn: windows, CDD's under wishes, inverse dynamics, and TREBI's energies by regression
@@ -485,7 +514,7 @@ def _train_planner(
         at = torch.randint(len(rows), (config.batch,), generator=generator)
         clean = policy.scale(dataset.observations[rows[at]])
         given = None
-        if isinstance(config, CDDConfig):
+        if wishes is not None and isinstance(config, CDDConfig):
             given = wishes[at].masked_fill(torch.rand(len(at), 1) < config.forget, torch.nan)
         losses = {"imitation": window_loss(policy.noise_model, policy.schedule, clean, given)}
         for name, values in (energies or {}).items():
@@ -503,6 +532,5 @@ def _train_planner(
     parts: dict[str, Stateful] = {"policy": policy, "target": target, "optimiser": optimiser, "decay": decay}
     run = f"{type(policy).__name__.lower()} {words(config)} on {len(dataset)} steps: {dataset.provenance}"
     repeat(update, parts, generator, steps=config.steps, run=run, watch=watch, checkpoint=checkpoint)
-    at = torch.randint(len(rows), (64,), generator=generator)
-    target.eval().measure(target.scale(dataset.observations[rows[at, :1]])[:, 0], wishes[at])
+    target.eval().arguments["sampling"] = target.sampler.measure(target.ask, dataset, config.seed)
     return target

@@ -17,6 +17,7 @@ Paper: Zhang et al., "Enhancing Offline Safe Reinforcement Learning with Traject
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from safediffkit.data.dataset import Dataset, windows
 from safediffkit.data.reshape import conditional_quantile, draw_within_budget
@@ -33,9 +34,18 @@ from safediffkit.diffusion.guidance import classifier, classifier_free, guide
 from safediffkit.diffusion.networks import Network, Patches, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule
 from safediffkit.learning import Stateful, Watch, follow, ignore, repeat, seeded, words
-from safediffkit.policy import History, Planner, PlanningPolicy, WindowScale, allowance, motion_loss, window_loss
+from safediffkit.policy import (
+    History,
+    Planner,
+    WindowSampler,
+    WindowScale,
+    allowance,
+    check_calls,
+    motion_loss,
+    window_loss,
+)
 from safediffkit.safety.energies import Energy, contrastive_loss
-from safediffkit.safety.imagination import fit_world, spending
+from safediffkit.safety.imagination import WorldModel, fit_world, spending
 
 LAST_PART = 4  # the last quarter of an episode is the shortest stretch whose cost tells how costly its driver is
 
@@ -50,7 +60,7 @@ class Config:
     safety_weight: float = 3.0  # w of classifier-free guidance, towards the budget
     reward_weight: float = 2.5  # beta, the one parameter to be set, says the paper [TCDP Eq. 1]
     share: float = 0.8  # of the budget is meant to be spent: what a plan will cost is a guess, and cars answer late
-    imagined: int = 12  # episodes imagined for each of some wishes, after training, to see what they cost; 0: none
+    imagined: int = 12  # episodes imagined under each of some budgets, to see what they really cost; 0: none
     forget: float = 0.2  # share of windows whose budget is not given, which classifier-free guidance needs
     groups: int = 8  # of windows that compete in an update of the energy
     candidates: int = 32  # windows in a group
@@ -68,15 +78,17 @@ class Config:
     plans: int = 16  # drawn for a world, to choose from
 
     def __post_init__(self) -> None:
-        if not 0 < self.forget < 1 or self.reward_weight < 0 or not 0 < self.share <= 1 or self.budgets < 2:
+        check_calls(self.calls, self.levels)
+        unfit = not 0 < self.forget < 1 or self.reward_weight < 0 or not 0 < self.share <= 1
+        if unfit or self.budgets < 2 or self.imagined < 0:
             raise ValueError(
                 f"forget={self.forget}, reward_weight={self.reward_weight}, share={self.share}, "
-                f"budgets={self.budgets}: needed are a share between 0 and 1, a weight of 0 or more, a share above 0 "
-                "and up to 1, and at least the two budgets 0 and 1"
+                f"budgets={self.budgets}, imagined={self.imagined}: needed are a share between 0 and 1, a weight of 0 "
+                "or more, a share above 0 and up to 1, at least the two budgets 0 and 1, and 0 or more episodes"
             )
 
 
-class TCDP(PlanningPolicy):
+class TCDP(nn.Module):
     """The trained planner. It serves every budget, and one that changes on the way: it asks for what is left."""
 
     def __init__(
@@ -106,8 +118,7 @@ class TCDP(PlanningPolicy):
             "temperature": temperature, "every": every, "plans": plans, "reward_pull": reward_pull,
             "share": share, "sampling": sampling, "spent": spent,
         }  # fmt: skip
-        self.episode, self.horizon, self.calls, self.temperature = episode, horizon, calls, temperature
-        self.share = share
+        self.episode, self.horizon, self.share = episode, horizon, share
         self.safety_weight, self.reward_pull = safety_weight, reward_pull  # a pull other than 1 changes beta, roughly
         self.schedule: Schedule = cosine_schedule(levels)
         self.noise_model = Patches(network, obs, horizon, 1, hidden, patch)
@@ -115,39 +126,52 @@ class TCDP(PlanningPolicy):
         self.cost = mlp(horizon * obs, 256, 1)
         self.inverse = mlp(2 * obs, 128, act)
         self.scale = WindowScale(obs, horizon)
-        self.planner = Planner(self.ask, self.draw, self.scale, self.inverse, self.choose, plans, every)
+        self.sampler = WindowSampler(self.guided, self.schedule, self.scale, temperature, calls, sampling)
+        self.planner = Planner(self.ask, self.sampler, self.scale, self.inverse, self.choose, plans, every)
+
+    def act(self, history: History) -> Float[Tensor, "worlds act"]:
+        """Follow the plan, made anew every few steps."""
+        return self.planner.act(history)
+
+    def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon obs"]:
+        """Draw windows of states, the present state first."""
+        return self.planner.plan(history, plans)
 
     def ask(self, history: History) -> Float[Tensor, "worlds 1"]:
         """Allow what is left of the wish, spread over the steps left; over the last part where fewer are."""
         left = max(self.episode - history.actions.shape[1], self.episode // LAST_PART, self.horizon)
-        spent = history.budget - history.budget_left
-        return allowance(self.wish(history.budget) - spent, left)[:, None]
+        return allowance(self.wish(history.budget) - history.costs.flatten(1).sum(1), left)[:, None]
 
     def wish(self, budget: Float[Tensor, "worlds"]) -> Float[Tensor, "worlds"]:
         """Find the budget to plan under so that an episode is likely to cost a share of this one. (Our choice.)
 
         A planner asked for 10 may cost 15, or nothing: predicted costs lean to the usual, and plans are not quite
-        followed. What was asked for and spent in imagined episodes (see `rehearse`) is read backwards here. Nothing is
-        asked for where nothing is allowed, and never more than twice the budget.
+        followed. What was asked for and spent in imagined episodes (see `calibrate_budget`) is read backwards here.
+        Nothing is asked for where nothing is allowed, and never more than twice the budget.
         """
         aim = self.share * budget
         if (spent := self.arguments["spent"]) is None:
             return aim
-        asked, cost = (torch.tensor(row, dtype=budget.dtype) for row in spent)
-        cost = cost.cummax(0).values + 1e-6 * torch.arange(len(cost))  # asked for more, it should not spend less
+        asked, cost = (torch.tensor(row).to(budget) for row in spent)
+        cost = cost.cummax(0).values  # asked for more, it should not spend less
         upper = torch.searchsorted(cost, aim).clamp(1, len(cost) - 1)
-        part = (aim - cost[upper - 1]) / (cost[upper] - cost[upper - 1])
+        part = (aim - cost[upper - 1]) / (cost[upper] - cost[upper - 1]).clamp(min=1e-6)
         return torch.minimum(torch.lerp(asked[upper - 1], asked[upper], part.clamp(0, 1)), 2 * budget)
 
-    def rehearse(self, dataset: Dataset, episodes: int, seed: int) -> None:
-        """Imagine what some budgets lead to when they are asked for as they are, and keep that for `wish`.
+    def calibrate_budget(
+        self, world: WorldModel, asked: Float[Tensor, "batch"], episodes: int = 12, seed: int = 0
+    ) -> None:
+        """Imagine what each of these rising budgets leads to when it is planned under as it is; keep that for `wish`.
 
-        They go from 0 to the cost of the dearest recorded episode; small ones, which differ most, lie closer together.
+        Raises:
+            ValueError: there are fewer than two budgets, or no episodes.
         """
-        budgets = float(dataset.episode_costs().max()) * torch.linspace(0, 1, 7).square()
-        self.share, share, self.arguments["spent"] = 1.0, self.share, None
-        cost, _ = spending(self, fit_world(dataset, seed=seed), budgets, episodes=episodes, seed=seed)
-        self.share, self.arguments["spent"] = share, [budgets.tolist(), cost.tolist()]
+        if len(asked) < 2:
+            raise ValueError(f"calibrate_budget reads between budgets: it needs two or more, not {asked.tolist()}")
+        plain = deepcopy(self)
+        plain.share, plain.arguments["spent"] = 1.0, None
+        cost, _ = spending(plain, world, asked, episodes=episodes, seed=seed)
+        self.arguments["spent"] = [asked.tolist(), cost.tolist()]
 
     def guided(self, condition: Float[Tensor, "batch 1"], present: Float[Tensor, "batch obs"]) -> NoiseModel:
         """Lean to windows of q(tau | c <= b) exp(beta R(tau)); `condition` is the budget. [TCDP Eq. 1, Table 1]"""
@@ -276,7 +300,8 @@ def train(
     """Train the four networks side by side and return the planner; nothing but the arguments matters.
 
     Raises:
-        ValueError: no episode is as long as a window, or `checkpoint` belongs to another run.
+        ValueError: no episode is as long as a window, the data have true ends and `config.imagined` is not 0, or
+            `checkpoint` belongs to another run.
     """
     with seeded(config.seed) as generator:
         obs, act = dataset.observations.shape[1], dataset.actions.shape[1]
@@ -286,6 +311,8 @@ def train(
             config.plans, share=config.share,
         )  # fmt: skip
         known = Windows.of(dataset, config.horizon, config.budgets)
+        # before all else, so that data in which nothing can be imagined are refused at once
+        world = fit_world(dataset, seed=config.seed) if config.imagined else None
         policy.scale.fit(dataset.observations[known.rows])
         target = TCDP(**policy.arguments)
         target.load_state_dict(policy.state_dict())
@@ -330,8 +357,13 @@ def train(
         parts: dict[str, Stateful] = {"policy": policy, "target": target, "optimiser": optimiser, "falling": falling}
         run = f"tcdp {words(config)} on {len(dataset)} steps: {dataset.provenance}"
         repeat(update, parts, generator, steps=config.steps, run=run, watch=watch, checkpoint=checkpoint)
-        at, budget = known.imitated(64, 0.0, generator)
-        target.eval().measure(target.scale(dataset.observations[known.rows[at, :1]])[:, 0], budget)
-        if config.imagined:
-            target.rehearse(dataset, config.imagined, config.seed)
+        target.eval()
+        target.arguments["sampling"] = target.sampler.measure(target.ask, dataset, config.seed)
+        if world:
+            target.calibrate_budget(world, budgets_to_ask(dataset), config.imagined, config.seed)
     return target
+
+
+def budgets_to_ask(dataset: Dataset, size: int = 7) -> Float[Tensor, "batch"]:
+    """List budgets from 0 to the greatest cost of a recorded episode; small ones, which differ most, lie closer."""
+    return float(dataset.episode_costs().max()) * torch.linspace(0, 1, size).square()

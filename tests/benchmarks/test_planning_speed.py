@@ -29,7 +29,7 @@ def test_a_model_trains_within_a_quarter_of_an_hour(trained, record_property):
 
 def test_16_plans_for_each_of_20_worlds_come_in_time(trained, record_property):
     policy, *_ = trained
-    policy.arguments["sampling"] = None  # so that it takes as many calls of the network as it ever may
+    policy.sampler.measured = None  # so that it takes as many calls of the network as it ever may
     observations = load("OfflineBallCircle-v0").observations
     history = History.start(observations[::200][:20], 2, torch.full((20,), 20.0))
 

@@ -1,5 +1,6 @@
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safediffkit.diffusion.schedule import vp_schedule
 from safediffkit.methods import tcdp
 from safediffkit.policy import History, allowance, hold
 from safediffkit.safety.energies import Energy
+from safediffkit.safety.imagination import WorldModel, fit_world
 
 QUICK = tcdp.Config(
     steps=3,
@@ -158,7 +160,7 @@ def test_plans_follow_the_target_density_where_it_is_known(weight, pull):
     policy = tcdp.TCDP(2, 1, 50, 4, "mlp", 8, 1, 100, weight, 20, 1.0, 1, 1, pull)
     policy.noise_model, policy.energy = Gaussian(), Linear()
     present = torch.randn(2000, 2)
-    plans = policy.draw(torch.randn(2000, 4, 2), torch.full((2000, 1), 0.5), hold(present))
+    plans = policy.sampler(torch.randn(2000, 4, 2), torch.full((2000, 1), 0.5), hold(present))
     assert torch.equal(plans[:, 0], present)
     # 20 strides and 12,000 draws
     assert plans[:, 1:].mean().item() == pytest.approx(0.5 * weight + pull, abs=0.05)
@@ -175,7 +177,7 @@ def test_the_present_state_and_the_budget_reach_the_energy_untouched():
 
     policy.energy = Spy()
     present, budget = torch.randn(5, 2), torch.rand(5, 1)
-    policy.draw(torch.randn(5, 4, 2), budget, hold(present))
+    policy.sampler(torch.randn(5, 4, 2), budget, hold(present))
     assert len(seen) == 3
     assert all(torch.equal(condition, torch.cat([budget, present], 1)) for condition in seen)
 
@@ -271,30 +273,28 @@ def test_a_budget_that_changes_on_the_way_is_obeyed(runner):
     assert let_go.costs[:, 7:].mean() > 0.4
 
 
-def test_it_acts_the_same_after_saving(tmp_path):
+def test_plans_start_at_the_present_state():
     policy = tcdp.train(make_dataset(), replace(QUICK, network="dit", patch=2, plans=3))
-    save_policy(policy, tmp_path / "p")
-    again = load_policy(tmp_path / "p")
     history = History.start(torch.randn(5, 3), 2, torch.full((5,), 4.0))
-    actions, plans = [], []
-    for either in (policy, again):
-        torch.manual_seed(0)
-        with torch.no_grad():
-            plans.append(either.plan(history, 2))
-            actions.append(either.act(history))
-    assert torch.equal(*actions)
-    assert torch.equal(*plans)
-    assert plans[0].shape == (5, 2, 4, 3)
-    assert (plans[0][:, :, 0] - history.observation[:, None]).abs().max() < 1e-5
-    assert actions[0].shape == (5, 2)
+    with torch.no_grad():
+        plans = policy.plan(history, 2)
+    assert plans.shape == (5, 2, 4, 3)
+    assert (plans[:, :, 0] - history.observation[:, None]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"forget": 0.0}, {"forget": 1.0}, {"reward_weight": -1.0}, {"budgets": 1}, {"share": 0.0}]
+    "wrong",
+    [{"forget": 0.0}, {"forget": 1.0}, {"reward_weight": -1.0}, {"budgets": 1}, {"share": 0.0}, {"imagined": -1}],
 )
 def test_settings_without_a_meaning_are_refused(wrong):
     with pytest.raises(ValueError, match="share between 0 and 1"):
         replace(QUICK, **wrong)
+
+
+@pytest.mark.parametrize("calls", [0, 20])
+def test_numbers_of_calls_that_cannot_be_made_are_refused(calls):
+    with pytest.raises(ValueError, match=f"calls={calls} with levels=20"):
+        replace(QUICK, calls=calls)
 
 
 def test_windows_longer_than_every_episode_are_refused():
@@ -333,15 +333,50 @@ def test_a_wish_stays_within_twice_the_budget_and_never_asks_for_less_to_get_mor
     assert (wishes.diff() >= 0).all()
 
 
-def test_training_ends_with_a_rehearsal_and_a_measurement_which_are_saved(tmp_path):
+def test_a_budget_without_end_asks_for_the_most_and_whole_numbers_will_do():
+    spent = [[0.0, 2.0, 10.0, 40.0], [32.0, 12.0, 48.0, 60.0]]
+    policy = tcdp.TCDP(2, 1, 50, 4, "mlp", 8, 1, 20, 1.0, 3, 1.0, 1, 1, share=0.8, spent=spent)
+    assert policy.wish(torch.tensor([40.0, torch.inf])).isfinite().all()
+    endless = History.start(torch.zeros(1, 2), 1, torch.tensor([torch.inf]))
+    assert policy.ask(endless).item() == pytest.approx((40 / 50) ** 0.5)
+    policy.arguments["spent"] = None
+    assert policy.ask(endless).item() == 1
+
+
+def test_budgets_are_calibrated_as_they_are_and_without_the_reserve(monkeypatch):
+    policy = tcdp.TCDP(2, 1, 50, 4, "mlp", 8, 1, 20, 1.0, 3, 1.0, 1, 1, share=0.6, spent=[[0.0, 1.0], [0.0, 9.0]])
+
+    def imagined(plain, world, budgets, *, episodes, seed):
+        assert (plain.share, plain.arguments["spent"]) == (1.0, None)
+        assert plain.planner.ask.__self__ is plain
+        return 2 * budgets, budgets
+
+    monkeypatch.setattr(tcdp, "spending", imagined)
+    world = WorldModel(2, 1, episodes=1, steps=1)
+    policy.calibrate_budget(world, torch.tensor([0.0, 5.0]))
+    assert policy.arguments["spent"] == [[0.0, 5.0], [0.0, 10.0]]
+    assert policy.share == 0.6
+    with pytest.raises(ValueError, match="needs two or more"):
+        policy.calibrate_budget(world, torch.tensor([5.0]))
+
+
+def test_data_with_true_ends_are_refused_before_any_training():
+    data = replace(make_dataset(), terminated=torch.arange(60) == 9)
+    with pytest.raises(ValueError, match="imagined=0"):
+        tcdp.train(data, replace(QUICK, imagined=1), lambda step, losses: pytest.fail("it trained"))
+    tcdp.train(data, QUICK)
+
+
+def test_training_ends_with_both_measurements_which_are_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(tcdp, "fit_world", partial(fit_world, steps=3))
     policy = tcdp.train(runners(), replace(QUICK, imagined=2, share=0.6))
     asked, cost = policy.arguments["spent"]
     assert asked[0] == 0
     assert asked[-1] == runners().episode_costs().max()
     assert len(cost) == len(asked)
-    assert policy.share == 0.6  # back at its own share, after a rehearsal without one
+    assert policy.share == 0.6
     assert policy.arguments["sampling"]["steps"] in (3, 4)
     save_policy(policy, tmp_path / "p")
     again = load_policy(tmp_path / "p")
-    assert again.sampling == policy.sampling
+    assert again.sampler.settings == policy.sampler.settings
     assert torch.equal(again.wish(torch.tensor([5.0])), policy.wish(torch.tensor([5.0])))

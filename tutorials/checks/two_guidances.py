@@ -105,6 +105,11 @@ energy = Exercise(
             "Beta belongs inside the exponential: E[exp(beta R)], not E[exp(R)] to the power of beta. To enlarge an "
             "energy that was trained for beta = 1 is this very slip.",
         ),
+        "divided by beta": (
+            lambda rewards, chances, beta: (chances * (beta * rewards).exp()).sum().log() / beta,
+            "That is the energy divided by beta, which brings it back to the scale of a reward. The guidance "
+            "needs the logarithm itself.",
+        ),
         "exponential of the average": (
             lambda rewards, chances, beta: (beta * (chances * rewards).sum()).exp(),
             "You average first. A rare path with a great reward should count for much: take exponentials first, "
