@@ -59,7 +59,7 @@ relabel = Exercise(
         ),
         "place among those within": (
             lambda costs, budgets, u, v: (int(v * (costs <= _pick(budgets, u)).sum()), _pick(budgets, u)),
-            "That is the place among the windows within the budget. Return the place among all windows.",
+            "That is the index among the windows within the budget. Return the index among all windows.",
         ),
         "numbers exchanged": (
             lambda costs, budgets, u, v: _within(costs, budgets, v, u),
