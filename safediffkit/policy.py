@@ -204,8 +204,10 @@ class WindowSampler:
         """Find how few calls of the network will do, `calls` at most; keep the measurement and hand it back.
 
         Plans are drawn from 64 recorded states under what `ask` makes of budgets between 0 and the dearest episode's.
-        Where even `calls` of them end farther from a converged run than the tolerance, the nearest settings are taken
-        and `Calibration.holds` is false: a planner has to answer in time.
+        The tolerance, 3 % of the windows' spread, is our choice: at 5 %, 3 calls passed for TCDP on BallCircle, whose
+        imagined episodes under a budget of 20 then earned a normalised reward of 0.74, against 0.82 with 6 or 12 calls.
+        Where even `calls` of them end farther from a converged run, the nearest settings are taken and
+        `Calibration.holds` is false: a planner has to answer in time.
         """
         draw = torch.Generator().manual_seed(seed)
         rows = torch.randint(len(dataset), (64,), generator=draw)
@@ -215,7 +217,7 @@ class WindowSampler:
         found = calibrate(
             self._boxed(condition, present), self.schedule, (len(present), *self.scale.mean.shape), condition,
             steps=range(min(3, self.calls), self.calls + 1), solvers=["dpm_solver_2m_step"], project=hold(present),
-            temperature=self.temperature,
+            temperature=self.temperature, tolerance=0.03,
         )  # fmt: skip
         self.measured = found.arguments
         return self.measured
