@@ -69,7 +69,7 @@ class Each:
 
     Agent j's policy is handed observations, actions, rewards and costs of agent j alone, without an agents axis, so
     that a policy for a single agent serves unchanged. The budget is the team's: each agent is told an equal share of
-    it, of which only its own costs are taken (our choice; no agent knows what the others spent).
+    it, of which only its own costs are taken (our choice; no agent knows what the others spent). [DOM2 Sec. 4.1]
 
     Raises:
         ValueError: the history is not that of a team with as many agents as there are policies.

@@ -41,7 +41,13 @@ def coverage(gaps: Float[np.ndarray, "agents _"]) -> Float[np.ndarray, "agents"]
 
 
 def landmarks(
-    agents: int = 3, landmarks: int = 6, dismissed: int = 0, *, absent: Literal["copy", "far"] = "copy", **keywords: Any
+    agents: int = 3,
+    landmarks: int = 6,
+    dismissed: int = 0,
+    v_min: float = 1.0,
+    *,
+    absent: Literal["copy", "far"] = "copy",
+    **keywords: Any,
 ) -> Any:
     """Make the world of three agents and six landmarks, all there in training, some dismissed in evaluation.
 
@@ -53,7 +59,7 @@ def landmarks(
     though never twice. With "far" they are a constant 4, beyond all that training has shown.
 
     Nobody touches at the start, and landmarks lie an agent's width apart (our choice), so that any set of landmarks
-    can be covered without cost. `keywords` are `v_min`, `steps`, `start` and `render_mode` of `Particles`.
+    can be covered without cost. `keywords`, here and below, are those of `Particles`: `steps`, `start`, `render_mode`.
 
     Raises:
         ValueError: there is no agent, no landmark is left, there is no room for all, or a keyword is out of range.
@@ -62,14 +68,15 @@ def landmarks(
     [DOM2 Fig. 1]
     """
     game = _particles().Landmarks(agents, landmarks, dismissed, reward=near_the_nearest, absent=absent, apart=True)
-    return _particles().Particles(game, **keywords)
+    return _particles().Particles(game, v_min=v_min, **keywords)
 
 
-def cooperative_navigation(agents: int = 3, **keywords: Any) -> Any:
+def cooperative_navigation(agents: int = 3, v_min: float = 1.0, **keywords: Any) -> Any:
     """Make mpe2's simple_spread with OMAR's reward: as many landmarks as agents, `coverage` less 5 a contact.
 
-    A seed starts an episode as it does mpe2's own; agents may touch from the start on. DOM2 shifts it with v_min 0.3.
-    What is seen is `landmarks`'s, which is simple_spread's less the zeros that silent team mates say.
+    With up to three agents a seed starts an episode as it does mpe2's own; they may touch from the start on. What is
+    seen is `landmarks`'s, which is simple_spread's less the zeros that silent team mates say. DOM2 shifts it with
+    v_min 0.3. [DOM2 Sec. 5.2]
 
     Raises:
         ValueError: there is no agent, or a keyword is out of range.
@@ -77,37 +84,37 @@ def cooperative_navigation(agents: int = 3, **keywords: Any) -> Any:
     """
     game = _particles().Landmarks(agents, agents, 0, reward=coverage, absent="copy", apart=False)
     game.title = f"cooperative navigation of {agents} agents"
-    return _particles().Particles(game, **keywords)
+    return _particles().Particles(game, v_min=v_min, **keywords)
 
 
-def predator_prey(**keywords: Any) -> Any:
+def predator_prey(v_min: float = 1.0, **keywords: Any) -> Any:
     """Make mpe2's simple_tag as its three hunters play it: 10 for each touch of the scripted prey, to all of them.
 
     An observation is the hunter's velocity 2 and place 2, the way to 2 obstacles, 2 team mates and the prey, and the
-    prey's velocity: 16 numbers. The prey follows `flee`, a rule of ours. DOM2 shifts it with v_min 0.4.
+    prey's velocity: 16 numbers. The prey follows `flee`, a rule of ours. DOM2 shifts it with v_min 0.4. [DOM2 Sec. 5.2]
 
     Raises:
         ValueError: a keyword is out of range.
         ImportError: mpe2 is not installed.
     """
-    return _chase("predator-prey", "simple_tag", keywords)
+    return _chase("predator-prey", "simple_tag", v_min=v_min, **keywords)
 
 
-def simple_world(**keywords: Any) -> Any:
+def simple_world(v_min: float = 1.0, **keywords: Any) -> Any:
     """Make mpe2's simple_world_comm as its four hunters play it: obstacle, food, forests and two scripted prey.
 
     Each touch of a prey gives 5 to all, and each pays 0.1 x its distance to the nearest prey. The leader sees into the
     forests but does not speak, and food means nothing to our prey, which follows `flee` (both our choice), so that all
-    see 30 numbers. This is the paper's "World"; DOM2 shifts it with v_min 0.5.
+    see 30 numbers. This is the paper's "World"; DOM2 shifts it with v_min 0.5. [DOM2 Sec. 5.2]
 
     Raises:
         ValueError: a keyword is out of range.
         ImportError: mpe2 is not installed.
     """
-    return _chase("world", "simple_world_comm", keywords)
+    return _chase("world", "simple_world_comm", v_min=v_min, **keywords)
 
 
-def _chase(title: str, name: str, keywords: dict[str, Any]) -> Any:
+def _chase(title: str, name: str, **keywords: Any) -> Any:
     particles = _particles()
     scenario = import_module(f"mpe2.{name}.{name}").Scenario()
     return particles.Particles(particles.Chase(title, scenario), **keywords)
