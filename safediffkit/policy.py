@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -61,6 +61,37 @@ class Policy(Protocol):
     def act(self, history: History) -> Float[Tensor, "worlds *agents act"]:
         """Choose one action for each world."""
         ...
+
+
+@dataclass(frozen=True)
+class Each:
+    """One policy for each agent of a team, none of which sees more than its own agent's part of the history.
+
+    Agent j's policy is handed observations, actions, rewards and costs of agent j alone, without an agents axis, so
+    that a policy for a single agent serves unchanged. The budget is the team's: each agent is told an equal share of
+    it, of which only its own costs are taken (our choice; no agent knows what the others spent). [DOM2 Sec. 4.1]
+
+    Raises:
+        ValueError: the history is not that of a team with as many agents as there are policies.
+    """
+
+    policies: Sequence[Policy]
+
+    def act(self, history: History) -> Float[Tensor, "worlds agents act"]:
+        """Ask each policy for its own agent's actions."""
+        agents = history.observations.shape[2] if history.observations.ndim == 4 else None
+        if agents != len(self.policies):
+            team = "a single agent without an agents axis" if agents is None else f"{agents} agents"
+            raise ValueError(f"Each holds {len(self.policies)} policies for {team}: give it one policy per agent")
+        share = history.budget / len(self.policies)
+        own = [
+            History(
+                history.observations[:, :, j], history.actions[:, :, j], history.rewards[:, :, j],
+                history.costs[:, :, j], share,
+            )
+            for j in range(agents)
+        ]  # fmt: skip
+        return torch.stack([policy.act(part) for policy, part in zip(self.policies, own, strict=True)], 1)
 
 
 class WindowScale(nn.Module):

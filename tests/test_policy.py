@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from safediffkit import load_policy, save_policy
 from safediffkit.baselines.imitation import Imitation
-from safediffkit.policy import History, Policy
+from safediffkit.policy import Each, History, Policy
 
 
 def _history(worlds=4, obs=3):
@@ -37,6 +37,61 @@ def test_budget_left_counts_every_agent():
     costs = torch.ones(1, 3, 2)
     history = History(torch.zeros(1, 4, 2, 1), torch.zeros(1, 3, 2, 1), costs, costs, torch.tensor([10.0]))
     assert history.budget_left.tolist() == [4]
+
+
+class Peep:
+    """Keep what is seen, and act on all of it: the sum of every number shown."""
+
+    def act(self, history):
+        self.seen = history
+        columns = (history.observations, history.actions, history.rewards, history.costs, history.budget)
+        return sum(column.flatten(1).sum(1) if column.ndim > 1 else column for column in columns)[:, None]
+
+
+def _team_history(agents=3):
+    shapes = {"observations": (2, 4, agents, 5), "actions": (2, 3, agents, 1)}
+    shapes |= {"rewards": (2, 3, agents), "costs": (2, 3, agents)}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("changed", ["observations", "actions", "rewards", "costs"])
+def test_no_agent_sees_anothers_part_of_the_history(changed):
+    columns, budget = _team_history(), torch.tensor([6.0, 9.0])
+    team = Each([Peep(), Peep(), Peep()])
+    before = team.act(History(**columns, budget=budget))
+    columns[changed] = columns[changed].clone()
+    columns[changed][:, :, 1] += 1
+    after = team.act(History(**columns, budget=budget))
+    assert torch.equal(after[:, [0, 2]], before[:, [0, 2]])
+    assert not torch.isclose(after[:, 1], before[:, 1]).any()
+
+
+def test_each_agent_gets_its_own_rows_without_an_agents_axis_and_a_share_of_the_budget():
+    columns, policies = _team_history(), [Peep(), Peep(), Peep()]
+    history = History(**columns, budget=torch.tensor([6.0, 9.0]))
+    assert isinstance(Each(policies), Policy)
+    Each(policies).act(history)
+    for j, policy in enumerate(policies):
+        for name, column in columns.items():
+            assert torch.equal(getattr(policy.seen, name), column[:, :, j])
+        assert policy.seen.budget.tolist() == [2, 3]
+        assert torch.allclose(policy.seen.budget_left, torch.tensor([2.0, 3.0]) - columns["costs"][:, :, j].sum(1))
+
+
+def test_policies_for_one_agent_serve_in_a_team_unchanged():
+    policies = [Imitation(5, 2, 16, 2) for _ in range(2)]
+    seen = torch.randn(4, 2, 5)
+    actions = Each(policies).act(History.start(seen, 2))
+    assert actions.shape == (4, 2, 2)
+    for j, policy in enumerate(policies):
+        assert torch.equal(actions[:, j], policy.act(History.start(seen[:, j], 2)))
+
+
+def test_a_team_needs_as_many_policies_as_agents():
+    with pytest.raises(ValueError, match="2 policies for 3 agents"):
+        Each([Peep(), Peep()]).act(History.start(torch.zeros(1, 3, 5), 1))
+    with pytest.raises(ValueError, match="2 policies for a single agent"):
+        Each([Peep(), Peep()]).act(_history())
 
 
 def test_a_policy_acts_the_same_after_a_round_trip(tmp_path):

@@ -1,8 +1,9 @@
 """Let a policy act in a world and score what it did; the only border between numpy and torch."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -16,7 +17,32 @@ from safediffkit.learning import seeded
 from safediffkit.policy import History, Policy
 
 _ROOM = 256  # steps that fit into a rollout's columns before they are doubled
-World = str | gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]]
+
+
+@runtime_checkable
+class Team(Protocol):
+    """What a PettingZoo parallel environment offers, said here so that PettingZoo need not be installed."""
+
+    possible_agents: list[str]
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
+        """Begin an episode; give each agent's observation and infos."""
+        ...
+
+    def step(self, actions: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+        """Let all agents act at once; give observations, rewards, true ends, cuts and infos of each."""
+        ...
+
+    def observation_space(self, agent: str) -> gymnasium.Space[Any]:
+        """Say what an agent can see."""
+        ...
+
+    def action_space(self, agent: str) -> gymnasium.Space[Any]:
+        """Say what an agent can do."""
+        ...
+
+
+World = str | gymnasium.Env[Any, Any] | Team | Callable[[], gymnasium.Env[Any, Any] | Team]
 
 
 @dataclass(frozen=True)
@@ -51,18 +77,23 @@ class Score:
 def rollout(policy: Policy, world: World, *, episodes: int, budget: float, seed: int = 0) -> Dataset:
     """Record `episodes` episodes, all stepped in lockstep: one call of the policy a step serves every world.
 
-    `world` is a task id such as "OfflineBallCircle-v0", a Gymnasium environment made with `gymnasium.make`, or a
-    function that makes one. Episode i is reset with seed `seed` + i; torch's randomness depends on `seed` alone and
-    the caller's is left untouched. A world whose episode has ended keeps its place in the history, its last
-    observation repeated, until all have ended. Actions are clipped to the world's box and recorded as clipped.
+    `world` is a task id such as "OfflineBallCircle-v0", a Gymnasium environment made with `gymnasium.make`, a
+    PettingZoo parallel environment, or a function that makes one of the two. Episode i is reset with seed `seed` + i;
+    torch's randomness depends on `seed` alone and the caller's is left untouched. A world whose episode has ended
+    keeps its place in the history, its last observation repeated, until all have ended. Actions are clipped to the
+    world's box and recorded as clipped.
+
+    A team's columns have an agents axis, in the order of `possible_agents`. Its episode goes on while any agent is in
+    it: one that left earlier keeps its last observation and earns and costs nothing. The end is a true one unless the
+    time limit cut an agent off.
 
     Raises:
-        ValueError: `episodes` is below 1, `budget` is negative, the task is unknown, or the policy's actions have
-            the wrong shape or are not finite.
+        ValueError: `episodes` is below 1, `budget` is negative, the task is unknown, the agents of a team see or do
+            things of unequal size, or the policy's actions have the wrong shape or are not finite.
     """
     if episodes < 1 or not budget >= 0:
         raise ValueError(f"rollout needs at least 1 episode and a budget of 0 or more, not {episodes} and {budget}")
-    worlds = [_make(world) for _ in range(episodes)]
+    worlds = [_as_one(_make(world)) for _ in range(episodes)]
     try:
         with torch.no_grad(), seeded(seed):
             return _lockstep(policy, worlds, budget, seed)
@@ -71,7 +102,7 @@ def rollout(policy: Policy, world: World, *, episodes: int, budget: float, seed:
             each.close()
 
 
-def _make(world: World) -> gymnasium.Env[Any, Any]:
+def _make(world: World) -> Any:
     if isinstance(world, str):
         from safediffkit.worlds.bullet import make
 
@@ -80,21 +111,76 @@ def _make(world: World) -> gymnasium.Env[Any, Any]:
         if world.spec is None:
             raise ValueError("an environment without a spec cannot be copied for each episode: pass a function instead")
         return _make(world.spec.id) if world.spec.id.startswith("Offline") else gymnasium.make(world.spec)
-    return world()
+    return world() if callable(world) else deepcopy(world)
 
 
-def _lockstep(policy: Policy, worlds: list[gymnasium.Env[Any, Any]], budget: float, seed: int) -> Dataset:
+def _as_one(world: Any) -> Any:
+    return _AsOne(world) if isinstance(world, Team) else world
+
+
+class _AsOne:
+    """Shows a team's world as a Gymnasium environment whose numbers have an agents axis in front."""
+
+    def __init__(self, world: Any) -> None:
+        self.world, self.names = world, list(world.possible_agents)
+        spaces = [world.action_space(name) for name in self.names]
+        sizes = [
+            (name, world.observation_space(name).shape, space.shape)
+            for name, space in zip(self.names, spaces, strict=True)
+        ]
+        if len({size[1:] for size in sizes}) != 1:
+            raise ValueError(
+                f"the agents of {world} need observations and actions of one size, not {sizes} (name, observation, "
+                "action): fill them up inside the world, or hand out like agents as a team"
+            )
+        self.discrete = isinstance(spaces[0], gymnasium.spaces.Discrete)
+        high = np.full((len(spaces), _width(spaces[0])), np.inf, np.float32)
+        low = -high  # moves that are counted have no box
+        if not self.discrete:
+            low[:], high[:] = ([getattr(space, side) for space in spaces] for side in ("low", "high"))
+        self.action_space = gymnasium.spaces.Box(low, high)
+        self._seen = np.zeros((len(sizes), *sizes[0][1]), np.float32)
+
+    def __str__(self) -> str:
+        return str(self.world)
+
+    def _see(self, observations: dict[str, Any]) -> NDArray[Any]:
+        for j, name in enumerate(self.names):
+            if name in observations:
+                self._seen[j] = observations[name]
+        return self._seen
+
+    def reset(self, seed: int) -> tuple[NDArray[Any], dict[str, Any]]:
+        return self._see(self.world.reset(seed=seed)[0]), {}
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], bool, bool, dict[str, Any]]:
+        moves = {
+            name: int(action[j, 0]) if self.discrete else action[j]
+            for j, name in enumerate(self.names)
+            if name in self.world.agents
+        }
+        observations, rewards, _, cuts, infos = self.world.step(moves)
+        costs = [infos.get(name, {}).get("cost", 0.0) for name in self.names]
+        over, cut = not self.world.agents, any(cuts.values())
+        earned = np.array([rewards.get(name, 0.0) for name in self.names])
+        return self._see(observations), earned, over and not cut, over and cut, {"cost": np.array(costs)}
+
+    def close(self) -> None:
+        self.world.close()
+
+
+def _lockstep(policy: Policy, worlds: list[Any], budget: float, seed: int) -> Dataset:
     space = worlds[0].action_space
     discrete = isinstance(space, gymnasium.spaces.Discrete)
     observation = np.stack([each.reset(seed=seed + i)[0] for i, each in enumerate(worlds)]).astype(np.float32)
     going = np.ones(len(worlds), dtype=bool)
-    count = len(worlds)
-    widths = {"observations": observation.shape[1], "actions": _width(space)}
+    count, agents = len(worlds), observation.shape[1:2] if isinstance(worlds[0], _AsOne) else ()
+    shapes = {"observations": observation.shape[1:], "actions": (*agents, _width(space, len(agents)))}
     # Columns with room to spare: thousands of small arrays, kept one a step, would scatter over the heap and hold it.
     # Of numpy, since writing single numbers into a tensor takes many times as long.
-    kept = {name: np.zeros((count, _ROOM), dtype=np.float32) for name in ("rewards", "costs")}
+    kept = {name: np.zeros((count, _ROOM, *agents), dtype=np.float32) for name in ("rewards", "costs")}
     kept |= {name: np.zeros((count, _ROOM), dtype=bool) for name in ("terminated", "live")}
-    kept |= {name: np.zeros((count, _ROOM, width), dtype=np.float32) for name, width in widths.items()}
+    kept |= {name: np.zeros((count, _ROOM, *shape), dtype=np.float32) for name, shape in shapes.items()}
     kept["observations"][:, 0] = observation
     limit, now = torch.full((count,), float(budget)), 0
     while going.any():
@@ -102,7 +188,7 @@ def _lockstep(policy: Policy, worlds: list[gymnasium.Env[Any, Any]], budget: flo
             kept = {name: np.concatenate([column, np.zeros_like(column)], 1) for name, column in kept.items()}
         actions, rewards, costs = (torch.from_numpy(kept[name][:, :now]) for name in ("actions", "rewards", "costs"))
         history = History(torch.from_numpy(kept["observations"][:, : now + 1]), actions, rewards, costs, limit)
-        action = _checked(policy.act(history), space, count).numpy()
+        action = _checked(policy.act(history), space, (count, *shapes["actions"])).numpy()
         for i in np.flatnonzero(going):
             move = int(action[i, 0]) if discrete else action[i]
             observation[i], kept["rewards"][i, now], ended, cut, info = worlds[i].step(move)
@@ -115,12 +201,12 @@ def _lockstep(policy: Policy, worlds: list[gymnasium.Env[Any, Any]], budget: flo
     return _table(columns, now, f"rollout of {type(policy).__name__} in {worlds[0]}, seed {seed}")
 
 
-def _width(space: gymnasium.Space[Any]) -> int:
-    return int(np.prod(space.shape)) if space.shape else 1
+def _width(space: gymnasium.Space[Any], agents: int = 0) -> int:
+    # how many numbers an action has, agents axes apart; one that counts moves has a single number
+    return int(np.prod((space.shape or ())[agents:]))
 
 
-def _checked(action: Tensor, space: gymnasium.Space[Any], worlds: int) -> Tensor:
-    needed = (worlds, _width(space))
+def _checked(action: Tensor, space: gymnasium.Space[Any], needed: tuple[int, ...]) -> Tensor:
     if action.shape != needed or not action.isfinite().all():
         raise ValueError(f"the policy gave actions of shape {tuple(action.shape)}; finite ones of {needed} are needed")
     if isinstance(space, gymnasium.spaces.Box):
@@ -129,7 +215,7 @@ def _checked(action: Tensor, space: gymnasium.Space[Any], worlds: int) -> Tensor
 
 
 def _table(kept: dict[str, Tensor], steps: int, provenance: str) -> Dataset:
-    # columns of shape (worlds, steps), flattened episode after episode, rows after an episode's end dropped
+    # columns of shape (worlds, steps, ...), flattened episode after episode, rows after an episode's end dropped
     live = kept["live"][:, :steps]
     episode = torch.arange(len(live))[:, None].expand_as(live)
     rows = {name: kept[name][:, :steps][live] for name in ("observations", "actions", "rewards", "costs", "terminated")}

@@ -148,6 +148,118 @@ def test_bullet_by_id_and_by_environment_give_the_same_episodes():
     assert torch.equal(by_id.where(by_id.episode == 1).observations, alone.observations)
 
 
+class Pair:
+    """Two agents that see (seed, step, own number) and pay their action's size; they leave after 2 and 4 steps."""
+
+    possible_agents = ["left", "right"]  # noqa: RUF012
+    leave = (2, 4)
+    limit = 9
+    act = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def observation_space(self, agent):
+        return gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+    def action_space(self, agent):
+        return self.act
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.seed, self.now, self.asked = self.possible_agents[:], seed, 0, []
+        return self._see(), {}
+
+    def _see(self):
+        return {name: np.array([self.seed, self.now, j]) for j, name in enumerate(("left", "right"))}
+
+    def step(self, actions):
+        self.now += 1
+        self.asked.append(actions)
+        last = dict(zip(self.possible_agents, self.leave, strict=True))
+        here, seen = self.agents, self._see()
+        ends, cuts = (dict.fromkeys(here, self.now == t) for t in (0, self.limit))
+        ends |= {n: self.now == last[n] for n in here}
+        self.agents = [n for n in here if not (ends[n] or cuts[n])]
+        infos = {n: {"cost": abs(float(actions[n].sum()))} for n in here}
+        return {n: seen[n] for n in here}, {n: float(self.now) for n in here}, ends, cuts, infos
+
+    def close(self):
+        pass
+
+
+class Team:
+    """Agent j of the pair asks for (j + 1) / 4."""
+
+    def __init__(self):
+        self.seen = []
+
+    def act(self, history):
+        self.seen.append(history)
+        return torch.tensor([[0.25], [0.5]]).expand(len(history.budget), 2, 1)
+
+
+@pytest.mark.parametrize("world", [Pair, Pair()], ids=["function", "world"])
+def test_a_team_has_an_agents_axis_in_every_column_but_two(world):
+    policy = Team()
+    data = rollout(policy, world, episodes=2, budget=3, seed=7)
+    assert data.observations.shape == data.next_observations.shape == (8, 2, 3)
+    assert data.observations[0].tolist() == [[7, 0, 0], [7, 0, 1]]
+    assert data.observations[4].tolist() == [[8, 0, 0], [8, 0, 1]]
+    assert data.actions.tolist() == [[[0.25], [0.5]]] * 8
+    # who has left sees what it last saw, and neither earns nor pays
+    assert data.observations[:4, 0, 1].tolist() == [0, 1, 2, 2]
+    assert data.rewards[:4].tolist() == [[1, 1], [2, 2], [0, 3], [0, 4]]
+    assert data.costs[:4].tolist() == [[0.25, 0.5], [0.25, 0.5], [0, 0.5], [0, 0.5]]
+    assert data.terminated.nonzero()[:, 0].tolist() == [3, 7]
+    assert data.episode.tolist() == [0] * 4 + [1] * 4
+    last = policy.seen[-1]
+    assert last.observations.shape == (2, 4, 2, 3)
+    assert last.actions.shape == (2, 3, 2, 1)
+    assert last.budget_left.tolist() == [1, 1]
+    assert score(data, budget=2).reward.mean == 13
+    assert score(data, budget=2).cost.mean == 2.5
+
+
+def test_a_team_that_is_cut_has_no_true_end(monkeypatch):
+    monkeypatch.setattr(Pair, "limit", 3)
+    data = rollout(Team(), Pair, episodes=1, budget=0)
+    assert len(data) == 3
+    assert not data.terminated.any()
+
+
+def test_each_agents_action_is_clipped_to_its_own_box(monkeypatch):
+    boxes = {"left": gymnasium.spaces.Box(-1.0, 0.125, (1,)), "right": gymnasium.spaces.Box(-1.0, 1.0, (1,))}
+    monkeypatch.setattr(Pair, "action_space", lambda self, agent: boxes[agent])
+    data = rollout(Team(), Pair, episodes=1, budget=0)
+    assert data.actions[:, :, 0].tolist() == [[0.125, 0.5]] * 4
+
+
+def test_a_team_takes_discrete_actions(monkeypatch):
+    monkeypatch.setattr(Pair, "act", gymnasium.spaces.Discrete(5))
+    monkeypatch.setattr(Pair, "leave", (1, 2))
+    asked = []
+
+    def step(self, actions, stock=Pair.step):
+        asked.append(actions)
+        return stock(self, {name: np.array([move]) for name, move in actions.items()})
+
+    monkeypatch.setattr(Pair, "step", step)
+
+    class Move:
+        def act(self, history):
+            return torch.tensor([[3.0], [4.0]]).expand(len(history.budget), 2, 1)
+
+    data = rollout(Move(), Pair, episodes=1, budget=0)
+    assert asked == [{"left": 3, "right": 4}, {"right": 4}]
+    assert all(type(move) is int for moves in asked for move in moves.values())
+    assert data.costs.tolist() == [[3, 4], [0, 4]]
+
+
+def test_a_team_of_unlike_agents_and_wrong_actions_are_named(monkeypatch):
+    with pytest.raises(ValueError, match=r"shape \(1, 1\); finite ones of \(1, 2, 1\)"):
+        rollout(Spy(), Pair, episodes=1, budget=0)
+    monkeypatch.setattr(Pair, "action_space", lambda self, agent: gymnasium.spaces.Box(-1, 1, (1 + (agent == "left"),)))
+    with pytest.raises(ValueError, match=r"'left', \(3,\), \(2,\)"):
+        rollout(Team(), Pair, episodes=1, budget=0)
+
+
 def test_score_by_hand():
     data = rollout(Spy(), Counter, episodes=4, budget=0, seed=100)  # costs 1, 1.5, 2, 2.5
     result = score(data, budget=1.5)
