@@ -432,8 +432,7 @@ def _quadratic_programme(wanted: Tensor, steepness: Tensor, need: Tensor, low: T
     )
     one = sparse.eye_array(rows * act, format="csr")
     bounds = np.concatenate([(-need / size[:, 0]).numpy(), high.numpy().ravel(), -low.numpy().ravel()])
-    left = sparse.csr_array(sparse.vstack([sloped, one, -one]))
-    there = np.isfinite(bounds)
+    left = sparse.csc_matrix(sparse.vstack([sloped, one, -one]))  # an infinite bound's row is dropped by clarabel
     settings = clarabel.DefaultSettings()
     settings.verbose = False
     # the gap is one number for the whole batch, and an action's error goes with its root
@@ -441,9 +440,9 @@ def _quadratic_programme(wanted: Tensor, steepness: Tensor, need: Tensor, low: T
     solution = clarabel.DefaultSolver(
         sparse.csc_matrix(one),
         -wanted.numpy().ravel(),
-        sparse.csc_matrix(left[there]),
-        bounds[there],
-        [clarabel.NonnegativeConeT(int(there.sum()))],
+        left,
+        bounds,
+        [clarabel.NonnegativeConeT(len(bounds))],
         settings,
     ).solve()
     if solution.status not in (clarabel.SolverStatus.Solved, clarabel.SolverStatus.AlmostSolved):

@@ -198,6 +198,6 @@ def certify_on_grid(
     keeps = negative | (rises >= slack).any(0)
     apart_or_negative = negative | (apart >= radius)
     refuted = ~(now < 0) & ((apart < 0) | ~(rises >= 0).any(0))
-    certified = keeps & apart_or_negative & ~refuted
+    certified = keeps & apart_or_negative
     leaves = certified & ~negative & ~((rises >= slack) & stays).any(0)
     return Certificate(grid, certified, refuted, leaves, actions[rises.argmax(0)])

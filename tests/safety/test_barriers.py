@@ -301,6 +301,20 @@ def test_training_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
+def test_last_states_do_not_enter_the_derivative_term(monkeypatch):
+    drawn = []
+
+    def spy(h, state, next_state, *masks, labelled, **settings):
+        drawn.append(labelled[state[:, 0] == 103])
+        return barrier_losses(h, state, next_state, *masks, labelled=labelled, **settings)
+
+    monkeypatch.setattr("safediffkit.safety.barriers.barrier_losses", spy)
+    train_barrier(record([0.0, 0, 0, 0, 0, 1], [3, 3]), Config(steps=3, hidden=8, lookahead=1))
+    labelled = torch.cat(drawn)
+    assert len(labelled) > 20
+    assert not labelled.any()
+
+
 def test_training_refuses_what_cannot_teach():
     dataset = drive(12)
     with pytest.raises(ValueError, match="0 lead to danger"):
@@ -356,6 +370,26 @@ def test_filter_in_a_box_by_hand():
     expected = torch.tensor([[0.25, 0.75], [0.25, 0.9], [0.0, 1.0]])
     torch.testing.assert_close(found.action, expected, atol=1e-6, rtol=0)
     assert found.feasible.all()
+
+
+def test_filter_is_closest_to_the_wish_and_not_to_its_cut():
+    # a_0 + a_1 <= 0: of the box it is (1, -1) that comes closest to (3, 0), while (1, 0) would go to (0.5, -0.5)
+    found = safety_filter(
+        lambda s: -s.sum(-1), lambda s, a: s + a, torch.zeros(1, 2), torch.tensor([[3.0, 0.0]]), dt=1.0, slope=1.0
+    )
+    torch.testing.assert_close(found.action, torch.tensor([[1.0, -1.0]]), atol=1e-6, rtol=0)
+
+
+def test_filter_forgives_rounding():
+    # h misses 0 by a hair, and no action changes that; or only the corner will do
+    state, wish = torch.tensor([[-1e-10, 0.0], [-2 - 1e-10, 0.0]], dtype=torch.float64), torch.zeros(2, 2).double()
+
+    def dynamics(s, a):
+        return s + torch.stack([a.sum(-1) * (s[:, 0] < -1), 0 * a[:, 0]], -1)
+
+    found = safety_filter(first, dynamics, state, wish, dt=1.0, slope=1.0)
+    assert found.feasible.all()
+    torch.testing.assert_close(found.action, torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double(), atol=1e-4, rtol=0)
 
 
 def test_filter_says_when_no_action_will_do():

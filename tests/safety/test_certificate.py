@@ -7,6 +7,41 @@ from safediffkit.data.dataset import Dataset
 from safediffkit.safety.barriers import stopping_margin
 from safediffkit.safety.certificate import Grid, certify_on_grid, verify
 
+
+def one_cell(*pushes, short=0.0, apart=9.0):
+    """Certify h(s) = s - short on [1, 3] for s' = s / 2 + a, with slope dt = 1/2: h gains a - short / 2 in it."""
+    return certify_on_grid(
+        lambda s: s[..., 0] - short, lambda s, a: s / 2 + a, Grid((1.0,), (3.0,), (1,)), 1.0,
+        actions=torch.tensor(pushes)[:, None], distance=lambda s: s[..., 0] - 2 + apart,
+        dt=0.5, slope=1.0, dynamics_lipschitz=0.5,
+    )  # fmt: skip
+
+
+def test_slack_by_hand():
+    # the cell's radius is 1, so the gain may be 1/2 + 1/2 less elsewhere in it, h and the distance 1 less
+    assert one_cell(1.0).outcome == "certified"
+    assert one_cell(-5.0, 1.0).outcome == "certified", "one action is enough"
+    assert one_cell(0.999).outcome == "undecided"
+    assert one_cell(0.0).outcome == "undecided"
+    assert one_cell(-0.001).outcome == "refuted"
+    assert one_cell(1.0, apart=1.0).outcome == "certified"
+    assert one_cell(1.0, apart=0.999).outcome == "undecided"
+    assert one_cell(1.0, apart=-0.001).outcome == "refuted"
+    # where h < 0 all over the cell, nothing is asked
+    assert one_cell(-9.0, short=3.001, apart=-9.0).outcome == "certified"
+    assert one_cell(-9.0, short=2.999, apart=-9.0).outcome == "undecided"
+    assert one_cell(-9.0, short=2.0).outcome == "refuted", "h = 0 is safe"
+
+
+def test_leaving_by_hand():
+    # the next state, 1 + a in the midpoint, is up to 1/2 off; the box ends at 3
+    assert not one_cell(1.5).leaves.any()
+    assert one_cell(1.501).leaves.all()
+    assert one_cell(0.5, 1.501).leaves.all(), "the action that stays does not certify"
+    assert not one_cell(1.0, 9.0).leaves.any()
+    assert not one_cell(9.0, short=4.0).leaves.any()
+
+
 BRAKING, DT, SLOPE = 2.0, 0.5, 0.5
 
 
