@@ -137,8 +137,8 @@ class Barrier(nn.Module):
 
     One value for the own state alone, one for it beside each neighbour, and h is the least of them, as the least
     distance decides in Definition 3; one more neighbour never makes a state safer. That is our choice, as the paper
-    names no network: pooling features instead learned the training states by heart. It cannot tell a trap that only
-    several neighbours make together. Callable on flat states, as `barrier_losses` wants it, or on own states and
+    names no network: pooled features learned the training states by heart in our trials. It cannot tell a trap that
+    only several neighbours make together. Callable on flat states, as `barrier_losses` wants it, or on own states and
     neighbours.
 
     Raises:
@@ -357,8 +357,10 @@ def safety_filter(
 
     The condition is linearised in the action and the least squared change found by quadratic programming, the whole
     batch at once: exact where h(s') is linear in the action. More `rounds` linearise again at what was found (our
-    choice). Where no action of the box will do, the one that breaks the linearised condition least is given. Beware of
-    slope x dt above 1: the condition then lets h jump below 0. [Ames et al. 2014] [Agrawal & Sreenath 2017]
+    choice). Of an h that is the least of several values, as `Barrier` is, only the least one's slope is seen: `kept`
+    tells where that did not do. Where no action of the box will do, the one that breaks the linearised condition least
+    is given. Beware of slope x dt above 1: the condition then lets h jump below 0.
+    [Ames et al. 2014] [Agrawal & Sreenath 2017]
 
     Raises:
         ValueError: `dt` or `slope` is not above 0, `rounds` is below 1, the box is empty, h or its slope in the action
@@ -370,15 +372,16 @@ def safety_filter(
     if not (box[0] <= box[1]).all():
         raise ValueError("a lower bound of the actions lies above the upper one (or is NaN): low <= high is needed")
     nearest = action.double().clamp(*box)
-    changed = nearest
+    changed = nearest.to(action)
     with torch.no_grad():
         floor = ((1 - slope * dt) * barrier(state)).double()
     for _ in range(int(rounds)):
-        value, steepness = _linearised(barrier, dynamics, state, changed.to(action))
-        changed, feasible = _closest(nearest, action.double(), steepness, floor - value, changed, box)
+        value, steepness = _linearised(barrier, dynamics, state, changed)
+        found, feasible = _closest(nearest, action.double(), steepness, floor - value, changed.double(), box)
+        changed = found.to(action)
     with torch.no_grad():
-        kept = barrier(dynamics(state, changed.to(action))).double() >= floor - 1e-5
-    return Filtered(changed.to(action), feasible, kept)
+        kept = barrier(dynamics(state, changed)).double() >= floor - 1e-5
+    return Filtered(changed, feasible, kept)
 
 
 def _linearised(

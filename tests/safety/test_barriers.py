@@ -299,7 +299,7 @@ def test_training_learns_of_any_number_of_neighbours():
     )
     barrier = train_barrier(dataset, Config(steps=300, features=2, neighbours=2, learning_rate=3e-3))
     unseen = scene(500, 3)
-    assert ((barrier(unseen) < 0) == near(unseen)).float().mean() > 0.9
+    assert ((barrier(unseen) < 0) == near(unseen)).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("agents", [0, 3])
