@@ -191,6 +191,11 @@ class CarWorld:
         self._space = spaces.Box(-np.inf, np.inf, (_OWN + _EACH * self._neighbours,), np.float32)
         self._steering = spaces.Box(-1.0, 1.0, (1,), np.float32)
 
+    @property
+    def unwrapped(self) -> "CarWorld":
+        """Give the world itself, as PettingZoo's checks ask for."""
+        return self
+
     def observation_space(self, agent: str) -> spaces.Box:
         """Give the space of a car's observations, one for all cars; the table above says what is where."""
         return self._space
@@ -295,8 +300,6 @@ class CarWorld:
             for driver in self.road.vehicles[len(self.cars) :]:
                 driver.act()
             self.road.step(seconds)
-            if any(car.crashed for car in self.cars):
-                return
 
     def _look(self) -> tuple[dict[str, Float[np.ndarray, "obs"]], dict[str, dict[str, float]]]:
         everyone = self.road.vehicles
