@@ -67,8 +67,7 @@ def safe_only(dataset: "safediffkit.data.dataset.Dataset", budget: float) -> "sa
     Raises:
         ValueError: no episode is.
     """
-    costs = dataset.episode_costs()
-    costs = costs.reshape(len(costs), -1).sum(1)
+    costs = _totals(dataset.episode_costs())
     safe = costs <= budget
     if not safe.any():
         raise ValueError(
@@ -76,6 +75,54 @@ def safe_only(dataset: "safediffkit.data.dataset.Dataset", budget: float) -> "sa
         )
     kept = dataset.where(safe[dataset.episode])
     return replace(kept, provenance=f"{dataset.provenance}; only episodes of cost <= {budget:g}")
+
+
+def return_thresholds(
+    dataset: "safediffkit.data.dataset.Dataset", shares: tuple[float, ...] = (0.5, 0.75, 0.9)
+) -> tuple[float, ...]:
+    """Give the returns that these shares of the episodes lie below, for `repeat_good_episodes`; a team's is summed.
+
+    DOM2 names no thresholds: that ours are quantiles of the recorded returns, and which, is our choice.
+
+    Raises:
+        ValueError: a share is not from 0 to 1, or there is no episode.
+    """
+    returns = _totals(dataset.episode_returns())
+    if not len(returns) or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"shares {shares} of {len(returns)} episodes: numbers from 0 to 1 of at least one are needed")
+    return tuple(float(returns.quantile(share)) for share in shares)
+
+
+def repeat_good_episodes(
+    dataset: "safediffkit.data.dataset.Dataset", thresholds: tuple[float, ...]
+) -> "safediffkit.data.dataset.Dataset":
+    """Append each episode once more for every threshold that its return, summed over agents, reaches. [DOM2 Alg. 1]
+
+    Copies follow the recorded episodes and are episodes of their own, numbered on.
+
+    Raises:
+        ValueError: a threshold is NaN.
+    """
+    import torch
+
+    if any(threshold != threshold for threshold in thresholds):
+        raise ValueError(f"thresholds {thresholds}: a return can reach a number, not NaN")
+    returns = _totals(dataset.episode_returns())
+    reached = [returns >= threshold for threshold in thresholds]
+    copies = [dataset.where(good[dataset.episode]) for good in reached if good.any()]
+    if not copies:
+        return dataset
+    parts, episode, known = [dataset, *copies], [], 0
+    for part in parts:
+        episode.append(part.episode + known)
+        known = int(episode[-1][-1]) + 1
+    columns = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("observations", "actions", "rewards", "costs", "next_observations", "terminated")
+    }
+    told = ", ".join(f"{threshold:g} ({int(good.sum())})" for threshold, good in zip(thresholds, reached, strict=True))
+    provenance = f"{dataset.provenance}; episodes once more for each return they reach (how many do): {told}"
+    return replace(dataset, **columns, episode=torch.cat(episode), provenance=provenance)
 
 
 def draw_within_budget(
@@ -129,6 +176,10 @@ def conditional_quantile(
     quantiles = torch.full_like(values, torch.nan)
     quantiles[within] = (below + upto) / (2 * len(chosen))
     return quantiles
+
+
+def _totals(sums: Any) -> Any:
+    return sums if sums.ndim == 1 else sums.sum(1)  # over agents
 
 
 def _cheapest(costs: Any) -> str:

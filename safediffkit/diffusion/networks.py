@@ -1,12 +1,13 @@
-"""Networks that predict noise, in vectors and in windows, and the plain MLP that critics use.
+"""Networks that predict noise, in vectors and in windows, the plain MLP that critics use, and networks of many agents.
 
 The three for windows are interchangeable: x has the axes (..., horizon, obs), and one level, one condition, or one of
 each per window. Sizes and details that no paper of ours gives are our choice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -39,7 +40,72 @@ class LevelWaves(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], -1)
 
 
-def read_condition(layer: nn.Linear | None, condition: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch hidden"]:
+class AgentLinear(nn.Module):
+    """Linear layers of one shape, one for each agent, as one batched product; the first axis is that of the agents."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layers[0].in_features, layers[0].out_features
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach().T for layer in layers]))
+        biased = layers[0].bias is not None
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach()[None] for layer in layers])) if biased else None
+
+    def forward(self, x: Float[Tensor, "#agents *batch inputs"]) -> Float[Tensor, "agents *batch outputs"]:
+        """Apply each layer to its agent's rows; an agents axis of size 1 stands for rows that all agents share."""
+        weight, bias = self.weight, self.bias
+        rows = x if len(x) == len(weight) else x.expand(len(weight), *x.shape[1:])
+        rows = rows if x.ndim == 3 else rows.flatten(1, -2)
+        out = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
+        return out if x.ndim == 3 else out.unflatten(1, x.shape[1:-1])
+
+
+class PerAgent(nn.Module):
+    """A network for each agent, all evaluated together: agent j's rows pass through a copy of `networks[j]` alone.
+
+    The networks are noise models for vectors, or take one tensor as `mlp`'s do. They give what they would give one
+    after the other, to rounding, and so do their gradients; for a few rows that takes as long as one of them.
+
+    Raises:
+        ValueError: there is no network, they are not of one shape, or one has weights outside linear layers.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        shapes = [{name: weight.shape for name, weight in each.named_parameters()} for each in networks]
+        if not networks or any(shape != shapes[0] for shape in shapes):
+            raise ValueError(f"{len(networks)} networks were given: PerAgent needs at least one, and all of one shape")
+        self.network = _stacked(networks)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch agents _"],
+        level: NoiseLevel | None = None,
+        condition: Float[Tensor, "*#batch #agents _"] | None = None,
+    ) -> Float[Tensor, "*batch agents _"]:
+        """Give every agent its own network's output; without a level, that of networks which take x alone."""
+        rows = x.movedim(-2, 0)
+        if level is None:
+            out: Tensor = self.network(rows)
+            return out.movedim(0, -2)
+        level = level.like(x)
+        level = NoiseLevel(level.alpha.movedim(-2, 0), level.sigma.movedim(-2, 0))
+        out = self.network(rows, level, None if condition is None else condition.movedim(-2, 0))
+        return out.movedim(0, -2)
+
+
+def _stacked(networks: Sequence[nn.Module]) -> nn.Module:
+    layers = [each for each in networks if isinstance(each, nn.Linear)]
+    if layers:
+        return AgentLinear(layers)
+    if any(True for _ in networks[0].parameters(recurse=False)):
+        raise ValueError(f"PerAgent stacks linear layers; a {type(networks[0]).__name__} has weights of another kind")
+    together = deepcopy(networks[0])
+    for name, _ in networks[0].named_children():
+        together.add_module(name, _stacked([each.get_submodule(name) for each in networks]))
+    return together
+
+
+def read_condition(layer: nn.Linear | AgentLinear | None, condition: Float[Tensor, "*batch _"]) -> Float[Tensor, "..."]:
     """Read values, 0 for NaN, and beside each a flag, given or not: a budget of 0 is not "no budget".
 
     Raises:
@@ -119,6 +185,98 @@ class ResidualMLP(nn.Module):
         for block in self.blocks:
             hidden = hidden + block(nn.functional.silu(hidden))
         return _noise(self.last(nn.functional.silu(hidden)), x, level, self.predict)
+
+
+class VectorNoise(nn.Module):
+    """A noise model for vectors in two stages: `read` takes in level and condition, then `body` predicts v from x.
+
+    Whoever denoises the same rows level by level may read all levels beforehand, in one call. `body` is "unet", a
+    residual network in the shape of a U-Net as in DOM2 and SfBC, or "mlp", a plain one without residual connections.
+    [DOM2 Section 4.1, Figure 6] DOM2's Figure 8 is not in our copy, so widths and details are our choice, and so is v.
+
+    Raises:
+        ValueError: there is no such body, or `hidden` is no multiple of 4; in a call, the condition's width is not
+            `condition`.
+    """
+
+    def __init__(self, body: str, act: int, condition: int = 0, hidden: int = 128) -> None:
+        super().__init__()
+        if body not in BODIES or hidden % 4:
+            raise ValueError(
+                f"body={body!r}, hidden={hidden}: the body is one of {', '.join(map(repr, BODIES))}, and hidden a "
+                "multiple of 4, since a U-Net is a quarter as wide in its middle"
+            )
+        self.body = BODIES[body](act, hidden)
+        self.context = Context(condition, hidden // 2)
+        self.shift = nn.Linear(hidden // 2, sum(self.body.widths))  # one product for all layers that it shifts
+        _zero(self.body.last)
+
+    def forward(
+        self, x: Float[Tensor, "*batch act"], level: NoiseLevel, condition: Float[Tensor, "*#batch _"] | None = None
+    ) -> Float[Tensor, "*batch act"]:
+        """Predict noise. A condition's leading axes may be 1 where x's are not; without one, nothing is given."""
+        level = level.like(x)
+        return _noise(self.body(x, self.read(level, condition)), x, level, "v")
+
+    def read(self, level: NoiseLevel, condition: Float[Tensor, "*#batch _"] | None) -> Float[Tensor, "*#batch _"]:
+        """Give what `body` needs to know of a level shaped by `NoiseLevel.like` and a condition with as many axes."""
+        shift: Tensor = self.shift(self.context(level, condition))
+        return shift
+
+
+class _UNetBody(nn.Module):
+    def __init__(self, act: int, hidden: int) -> None:
+        super().__init__()
+        half, quarter = hidden // 2, hidden // 4
+        self.widths = [hidden, half, quarter, quarter, half, hidden]
+        self.down = nn.ModuleList(_VectorBlock(*pair) for pair in pairwise([act, hidden, half, quarter]))
+        self.middle = _VectorBlock(quarter, quarter)
+        # twice as much comes in as comes out of the block below: what was computed on the way down is joined
+        self.up = nn.ModuleList(_VectorBlock(width, width) for width in (half, hidden))
+        self.last = nn.Linear(2 * hidden, act)
+
+    def forward(self, x: Float[Tensor, "*batch act"], shift: Float[Tensor, "*#batch _"]) -> Float[Tensor, "*batch act"]:
+        shifts = shift.split(self.widths, -1)
+        hidden, joined = x, []
+        for block, part in zip(self.down, shifts[:3], strict=True):
+            hidden = block(hidden, part)
+            joined.append(hidden)
+        hidden = self.middle(hidden, shifts[3])
+        for block, part in zip(self.up, shifts[4:], strict=True):
+            hidden = block(torch.cat([hidden, joined.pop()], -1), part)
+        out: Tensor = self.last(torch.cat([hidden, joined.pop()], -1))
+        return out
+
+
+class _VectorBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, outputs)
+        self.then = nn.Linear(outputs, outputs)
+        self.past = nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+        hidden = nn.functional.silu(self.first(x)) + shift
+        out: Tensor = self.past(x) + nn.functional.silu(self.then(hidden))
+        return out
+
+
+class _PlainBody(nn.Module):
+    def __init__(self, act: int, hidden: int) -> None:
+        super().__init__()
+        self.widths = [hidden]
+        self.from_x = nn.Linear(act, hidden)
+        self.middle = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+        )
+        self.last = nn.Linear(hidden, act)
+
+    def forward(self, x: Float[Tensor, "*batch act"], shift: Float[Tensor, "*#batch _"]) -> Float[Tensor, "*batch act"]:
+        out: Tensor = self.last(self.middle(self.from_x(x) + shift))
+        return out
+
+
+BODIES: dict[str, Callable[[int, int], Any]] = {"unet": _UNetBody, "mlp": _PlainBody}
 
 
 class WindowMLP(nn.Module):

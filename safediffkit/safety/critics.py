@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from safediffkit.diffusion.networks import PerAgent, mlp
+
 
 class Critics(nn.Module):
     """Several value networks of one shape, evaluated together: one batched product a layer.
@@ -38,6 +40,22 @@ class Critics(nn.Module):
         return x.view(-1, *pair.shape[:-1])
 
 
+class AgentCritics(nn.Module):
+    """Twin value networks for each agent, which see that agent's observation and action alone; evaluated together."""
+
+    def __init__(self, obs: int, act: int, agents: int, hidden: int = 128, layers: int = 2) -> None:
+        super().__init__()
+        self.network = PerAgent([mlp(obs + act, hidden, 1, layers) for _ in range(2 * agents)])
+
+    def forward(
+        self, observation: Float[Tensor, "*batch agents obs"], action: Float[Tensor, "*batch agents act"]
+    ) -> Float[Tensor, "2 *batch agents"]:
+        """Give both twins' value of each agent's own action."""
+        pair = torch.cat([observation, action], -1)
+        values: Tensor = self.network(torch.cat([pair, pair], -2))
+        return torch.stack(values[..., 0].chunk(2, -1))
+
+
 def td_loss(
     values: Float[Tensor, "critics *signals batch"],
     signal: Float[Tensor, "*signals batch"],
@@ -61,3 +79,17 @@ def expectile_loss(gap: Float[Tensor, "*batch"], expectile: float) -> Float[Tens
     """
     weight = torch.where(gap > 0, expectile, 1 - expectile)
     return (weight * gap.square()).mean()
+
+
+def conservative_loss(
+    values_random: Float[Tensor, "plans *signals batch"],
+    values_data: Float[Tensor, "*signals batch"],
+    weight: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Hold values down at random actions, up at recorded ones: weight x (log sum exp Q(random) - Q(data)). [DOM2 Eq. 1]
+
+    The random actions are drawn uniformly from all there are, `plans` of them for each state. The mean over the batch
+    is summed over signals and critics, as `td_loss` does. DOM2's words, large values encouraged and low ones penalised
+    in the data, leave the sign open; its formula is this one. [CQL Eq. 4, the variant with entropy]
+    """
+    return weight * (values_random.logsumexp(0) - values_data).mean(-1).sum()

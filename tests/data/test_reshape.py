@@ -1,13 +1,14 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from safediffkit.data.dataset import Dataset
-from safediffkit.data.reshape import graded, remap_cost, safe_only
+from safediffkit.data.reshape import graded, remap_cost, repeat_good_episodes, return_thresholds, safe_only
 
 KINDS = [np.asarray, torch.as_tensor]
 
@@ -104,6 +105,48 @@ def test_safe_only_names_the_cheapest_episode_if_none_is_safe():
         safe_only(recorded([[3.0], [2.0, 2.0]]), budget=2)
     with pytest.raises(ValueError, match="at most nan"):
         safe_only(recorded([[3.0]]), budget=float("nan"))
+
+
+@pytest.mark.parametrize("agents", [None, 2])
+def test_an_episode_comes_once_more_for_every_threshold_it_reaches(agents):
+    # [DOM2 Alg. 1]
+    data = recorded([[0.0, 3.0], [1.0], [2.0, 2.0, 1.0], [0.0]], agents)  # returns 3, 1, 5, 0 of each agent
+    team = agents or 1
+    repeated = repeat_good_episodes(data, (5.0 * team, 3.0 * team, 9.0 * team, 3.0 * team))
+    rows = repeated.observations.flatten(1)[:, 0].tolist()
+    assert rows == [*range(7), *[3, 4, 5], *[0, 1, 3, 4, 5], *[0, 1, 3, 4, 5]]
+    assert repeated.episode.tolist() == [0, 0, 1, 2, 2, 2, 3, *[4] * 3, *[5] * 2, *[6] * 3, *[7] * 2, *[8] * 3]
+    returns = repeated.episode_returns().reshape(9, -1).sum(1) / team
+    assert returns.tolist() == [3, 1, 5, 0, 5, 3, 5, 3, 5]
+    assert torch.equal(repeated.actions, repeated.observations)
+    assert "made up; episodes once more for each return they reach" in repeated.provenance
+    assert f"{9 * team} (0)" in repeated.provenance
+
+
+def test_the_team_s_return_is_the_sum_over_agents():
+    data = replace(recorded([[1.0], [2.0]], agents=2), rewards=torch.tensor([[4.0, -1.0], [1.0, 1.0]]))
+    assert repeat_good_episodes(data, (3.0,)).rewards[2:].tolist() == [[4.0, -1.0]]
+
+
+def test_without_a_reached_threshold_nothing_is_repeated():
+    data = recorded([[1.0], [2.0]])
+    assert repeat_good_episodes(data, ()) is data
+    assert repeat_good_episodes(data, (7.0,)) is data
+    with pytest.raises(ValueError, match="NaN"):
+        repeat_good_episodes(data, (float("nan"),))
+
+
+def test_thresholds_are_quantiles_of_the_teams_returns():
+    data = recorded([[float(n)] for n in (4, 0, 3, 1, 2)], agents=2)  # 0 to 8 in steps of 2
+    assert return_thresholds(data, (0.0, 0.5, 0.75, 1.0)) == (0.0, 4.0, 6.0, 8.0)
+    # of ten different episodes the best five come again, the best three once more, and so does the very best
+    ten = recorded([[float(n)] for n in range(10)])
+    repeated = repeat_good_episodes(ten, return_thresholds(ten))
+    assert torch.bincount(repeated.rewards.long()).tolist() == [1, 1, 1, 1, 1, 2, 2, 3, 3, 4]
+    with pytest.raises(ValueError, match="shares"):
+        return_thresholds(data, (1.5,))
+    with pytest.raises(ValueError, match="of 0 episodes"):
+        return_thresholds(data.where(torch.zeros(5, dtype=torch.bool)))
 
 
 def test_remapping_arrays_needs_no_torch():

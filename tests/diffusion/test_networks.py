@@ -6,7 +6,7 @@ from torch import nn
 
 from safediffkit.diffusion.denoise import NoiseModel, dpm_solver_2m_step, noise_prediction_loss, sample
 from safediffkit.diffusion.guidance import clip_clean, guide
-from safediffkit.diffusion.networks import ResidualMLP, mlp
+from safediffkit.diffusion.networks import PerAgent, ResidualMLP, TemporalUNet, VectorNoise, mlp
 from safediffkit.diffusion.schedule import NoiseLevel, cosine_schedule, vp_schedule
 
 
@@ -128,3 +128,80 @@ def test_it_learns_a_mixture_with_and_without_its_condition():
         close, shares = draw(torch.full((1000, 1), float(label)))
         assert close > 0.95
         assert shares[label] > 0.95
+
+
+KINDS = {
+    "residual": lambda hidden=8: lively(2, 3, hidden=hidden),
+    "unet": lambda hidden=8: moved(VectorNoise("unet", 2, 3, hidden)),
+    "mlp": lambda hidden=8: moved(VectorNoise("mlp", 2, 3, hidden)),
+}
+
+
+def moved(network):
+    """Move all weights, the zeros of the last layer included."""
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.5)
+    return network
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("level", [2, torch.tensor([0, 1, 2, 3, 4])])
+def test_agents_together_are_their_separate_networks(kind, level):
+    separate = [KINDS[kind]() for _ in range(3)]
+    together = PerAgent(separate)
+    x, condition, level = torch.randn(5, 3, 2), torch.randn(5, 3, 3), vp_schedule(5).level(level)
+    condition[0, 0, 1] = torch.nan
+    noise = together(x, level, condition)
+    apart = torch.stack([each(x[:, j], level, condition[:, j]) for j, each in enumerate(separate)], 1)
+    torch.testing.assert_close(noise, apart)
+    noise.square().sum().backward()
+    apart.square().sum().backward()
+    for name, weight in together.network.named_parameters():
+        grads = [each.get_parameter(name).grad for each in separate]
+        mine = weight.grad.mT if name.endswith("weight") else weight.grad[:, 0]
+        torch.testing.assert_close(mine, torch.stack(grads), atol=1e-4, rtol=1e-4)
+        assert mine.abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_agents_may_share_a_condition_and_candidates_too(kind):
+    together = PerAgent([KINDS[kind]() for _ in range(3)])
+    x, condition, level = torch.randn(5, 4, 3, 2), torch.randn(5, 1, 1, 3), vp_schedule(5).level(2)
+    expected = together(x.flatten(0, 1), level, condition.expand(5, 4, 3, 3).flatten(0, 1))
+    torch.testing.assert_close(together(x, level, condition).flatten(0, 1), expected)
+
+
+def test_agents_of_plain_mlps_take_x_alone():
+    separate = [mlp(4, 8, 1) for _ in range(3)]
+    x = torch.randn(6, 3, 4)
+    apart = torch.stack([each(x[:, j]) for j, each in enumerate(separate)], 1)
+    torch.testing.assert_close(PerAgent(separate)(x), apart)
+    torch.testing.assert_close(PerAgent([nn.Linear(4, 1, bias=False)])(x[:, :1]).shape, torch.Size([6, 1, 1]))
+
+
+def test_what_cannot_be_stacked_is_named():
+    with pytest.raises(ValueError, match=r"2 networks were given: .* of one shape"):
+        PerAgent([mlp(4, 8, 1), mlp(4, 9, 1)])
+    with pytest.raises(ValueError, match="0 networks"):
+        PerAgent([])
+    with pytest.raises(ValueError, match="Conv1d has weights of another kind"):
+        PerAgent([TemporalUNet(3, 8, hidden=8)])
+
+
+@pytest.mark.parametrize("body", ["unet", "mlp"])
+def test_the_two_stages_make_a_noise_model_that_starts_at_zero_velocity(body):
+    x, level, condition = torch.randn(6, 2), vp_schedule(5).level(2), torch.randn(6, 3)
+    network = VectorNoise(body, 2, 3, 8)
+    assert isinstance(network, NoiseModel)
+    torch.testing.assert_close(network(x, level, condition), level.sigma * x)
+    network, scales = moved(network), level.like(x)
+    velocity = network.body(x, network.read(scales, condition))
+    torch.testing.assert_close(network(x, level, condition), scales.alpha * velocity + scales.sigma * x)
+    assert (network(x, level, condition) - network(x, level, condition + 1)).abs().min() > 0
+    assert (network(x, level, condition) - network(x, vp_schedule(5).level(3), condition)).abs().min() > 0
+
+
+@pytest.mark.parametrize(("body", "hidden"), [("net", 8), ("unet", 6)])
+def test_an_unknown_body_or_width_is_named(body, hidden):
+    with pytest.raises(ValueError, match=f"body='{body}', hidden={hidden}"):
+        VectorNoise(body, 2, 3, hidden)
