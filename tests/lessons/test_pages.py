@@ -41,7 +41,8 @@ def test_links_of_the_map_lead_to_their_lines():
     assert len(links) > 20
     for name, file, line in links:
         named = (ROOT / file).read_text().splitlines()[int(line) - 1 :]
-        assert int(line) == 1 or f" {name.split('.')[-1]}(" in " ".join(named[:2]), (name, file, line)
+        last = name.split(".")[-1]  # a class without bases ends in a colon
+        assert int(line) == 1 or re.search(rf" {last}[(:]", " ".join(named[:2])), (name, file, line)
 
 
 @pytest.mark.parametrize(
