@@ -86,9 +86,10 @@ def select_guidance(task: str, method: str, *, budgets: list[float], steps: int,
     place, settings, train = METHODS[method]
     module, (name, weights) = import_module(f"safediffkit.{place}"), GUIDANCE[method]
     config = getattr(module, settings)(steps=steps, seed=seed)
-    known, world = fit_world(seen, seed=seed), fit_world(unseen, seed=seed)
+    calibrated = method == "tcdp"  # by imagined episodes, which depend on the weight
+    known, world = fit_world(seen, seed=seed) if calibrated else None, fit_world(unseen, seed=seed)
     asked = torch.tensor(budgets, dtype=torch.float32)
-    unmeasured = replace(config, imagined=0) if method == "tcdp" else config  # done below, for each weight
+    unmeasured = replace(config, imagined=0) if calibrated else config  # done below, for each weight
     policy = getattr(module, train)(seen, unmeasured, progress(steps, f"{method} {task}"))
     candidates: list[dict[str, Any]] = []
     over: list[float] = []  # the budgets, in all
@@ -96,7 +97,7 @@ def select_guidance(task: str, method: str, *, budgets: list[float], steps: int,
         candidate = deepcopy(policy)
         setattr(candidate, name, weight)
         candidate.sampler.measure(candidate.ask, seen, seed)
-        if method == "tcdp":
+        if calibrated:
             candidate.calibrate_budget(known, tcdp.budgets_to_ask(seen), config.imagined, seed)
         cost, reward = spending(candidate, world, asked, seed=seed)
         over.append(float((cost - asked).clamp(min=0).sum()))

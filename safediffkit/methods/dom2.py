@@ -36,11 +36,7 @@ class Config:
 
     imitate: float = 1.0  # weight of the diffusion loss, 1 in Eq. 5; 0: without diffusion loss
     value_weight: float = 1.0  # eta of Eq. 5; 0: without policy improvement
-    repeat_above: tuple[float, ...] = (
-        0.5,
-        0.75,
-        0.9,
-    )  # shares of episodes below the thresholds of Alg. 1; (): no copies
+    repeat_above: tuple[float, ...] = (0.5, 0.75, 0.9)  # share of episodes below each threshold, Alg. 1; (): no copies
     network: Network = "unet"  # "mlp": a plain MLP as noise network
     conservative_weight: float = 0.1  # zeta of Eq. 1
     random_actions: int = 10  # uniform draws for each state, in Eq. 1's sum

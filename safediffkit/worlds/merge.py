@@ -40,6 +40,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safediffkit.data.dataset import Dataset
+from safediffkit.safety.barriers import stopping_margin
 
 Outcome = Literal["leader first", "follower first", "slow", "crash"]
 OUTCOMES: tuple[Outcome, ...] = ("leader first", "follower first", "slow", "crash")
@@ -118,8 +119,7 @@ def margins(
         raise ValueError(f"observations of {observations.shape[-1]} entries: needed are {_OWN} + {_EACH} a neighbour")
     there, dx, _, dv, counts = observations[..., _OWN:].unflatten(-1, (-1, _EACH)).unbind(-1)
     gap, closing = dx.abs() - LENGTH, -dx.sign() * dv
-    # stopping_margin of safety.barriers once both are on main
-    margin: Tensor = gap - closing.clamp(min=0) ** 2 / (2 * braking) - clearance
+    margin: Tensor = stopping_margin(gap, closing, braking, clearance)
     return margin.where((there * counts) > 0, SIGHT).amin(-1)
 
 
