@@ -15,7 +15,6 @@ Paper: Zhang et al., "Enhancing Offline Safe Reinforcement Learning with Traject
 | actions | - | inverse dynamics, and a new plan every few steps |
 """
 
-import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -317,9 +316,7 @@ def train(
         target = TCDP(**policy.arguments)
         target.load_state_dict(policy.state_dict())
         optimiser = torch.optim.AdamW(policy.parameters(), config.learning_rate, fused=True)
-        falling = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / config.steps, 1))
-        )
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
 
         def read(at: Tensor) -> Tensor:
             scaled: Tensor = policy.scale(dataset.observations[known.rows[at]])
