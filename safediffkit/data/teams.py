@@ -70,7 +70,8 @@ class LandmarkTeam:
         count = history.observation.shape[-1] // 2 - 1 - agents
 
         def ways(seen: Tensor) -> Tensor:
-            return seen[..., 4 : 4 + 2 * count].unflatten(-1, (count, 2))
+            to_each: Tensor = seen[..., 4 : 4 + 2 * count].unflatten(-1, (count, 2))
+            return to_each
 
         lengths = ways(history.observations[:, 0]).norm(dim=-1)
         shared = share_out(lengths, self.settings["temperature"], self.settings["clash"], self.seed)
@@ -78,10 +79,11 @@ class LandmarkTeam:
         mates = history.observation[..., 4 + 2 * count :].unflatten(-1, (agents - 1, 2))
         wanted = s["gain"] * way
         wanted = wanted * (s["speed"] / wanted.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
-        force = s["stiffness"] * (wanted - history.observation[..., :2])
+        force: Tensor = s["stiffness"] * (wanted - history.observation[..., :2])
         gaps = mates.norm(dim=-1, keepdim=True).clamp_min(1e-6)
         force = force - s["strength"] * ((s["radius"][..., None] - gaps).relu() * mates / gaps).sum(-2)
-        return (force + s["noise"] * torch.randn_like(force)).clamp(-1, 1)
+        force = force + s["noise"] * torch.randn_like(force)
+        return force.clamp(-1, 1)
 
 
 def share_out(
@@ -122,6 +124,7 @@ class Drivers:
         push = (wanted.clamp(0, TOP_SPEED) - speed) / ACCELERATION + s["noise"] * torch.randn_like(x)
         margin = stopping_margin(dx - LENGTH, -dv, ACCELERATION, 2.0)
         brakes = (there * counts > 0) & (dx > 0) & (margin < s["margin"])
+        # with all force once 5 m are missing
         push = torch.where(brakes, push.minimum((margin - s["margin"]) / 5), push)
         return push.clamp(-1, 1)[..., None]
 
