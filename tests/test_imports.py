@@ -16,8 +16,8 @@ ORDER = (
     {"learning"},
     {"safety", "policy"},
     {"worlds"},
-    {"methods", "baselines", "data.collect"},  # collect is a command at the edge: it drives a simulator through worlds
-    {"benchmark", "train"},  # train is a command too
+    {"methods", "baselines", "data.teams"},  # these teams drive a simulator through worlds
+    {"benchmark", "train", "data.collect"},  # train and collect are commands
     {"selection"},  # and so is this one, which writes records as train does
 )
 SEES = {room: set().union(*ORDER[:line]) for line, rooms in enumerate(ORDER) for room in rooms}

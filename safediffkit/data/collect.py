@@ -1,6 +1,8 @@
 """Record a data set in the real simulator: scripted controllers, from cautious to reckless, each with its own noise.
 
 `python -m safediffkit.data.collect OfflineBallCircle-v0 --episodes 400 --seed 0 --out ball.hdf5`
+
+Those of one robot are here, those of teams, as for landmarks-medium, in `teams.py`.
 """
 
 import argparse
@@ -20,11 +22,13 @@ from jaxtyping import Float32
 from numpy.random import Generator
 from torch import Tensor
 
+from safediffkit.data import teams
 from safediffkit.data.dataset import Dataset
-from safediffkit.data.tasks import Task, find_task
+from safediffkit.data.tasks import TEAMS, Task, find_task
+from safediffkit.data.tuning import Settings, improve, named
 
-Settings = dict[str, float]
 CONTROLLERS = Path(__file__).with_name("controllers.json")
+EPISODES = 400  # unless `--episodes` says otherwise
 DRAWS = 2  # episodes run for each one kept
 LIMITS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # shares of the task's greatest cost to tune a setting for
 ROUNDS, POPULATION = 6, 20  # of the cross-entropy method for each limit
@@ -194,17 +198,20 @@ def collect(task: str, episodes: int, seed: int, *, progress: bool = False) -> D
     """Record `episodes` episodes of a task's scripted controllers; the same seed gives the same data.
 
     Raises:
-        ValueError: no such task, no controller for it, or a negative count or seed.
+        ValueError: no such task, no controller for it, a negative count or seed, or for medium-replay more episodes
+            than tuning ran.
         ImportError: the simulator is not installed.
     """
     from tqdm import tqdm
 
     from safediffkit.worlds.bullet import make
 
-    facts, controller = _scripted(task)
     if episodes < 1 or seed < 0:
         raise ValueError(f"episodes {episodes} and seed {seed}: at least 1 episode and a seed from 0 on are needed")
     tuned = _load_controllers()
+    if find_task(task).agents:
+        return teams.record(task, episodes, seed, tuned.get(_group(task), []))
+    facts, controller = _scripted(task)
     if facts.name not in tuned:
         raise ValueError(f"{CONTROLLERS.name} holds no tuned settings for {facts.name}; add `--tune` to make them")
     generator = np.random.default_rng(seed)
@@ -257,6 +264,8 @@ def _versions() -> str:
 def tune(task: str, seed: int, *, progress: bool = False) -> list[Settings]:
     """Tune a task's controller by the cross-entropy method, once for each cost limit of `LIMITS`, cautious first.
 
+    A team is tuned for its return alone: see `teams.tune`.
+
     Raises:
         ValueError: no such task or no controller for it.
         ImportError: the simulator is not installed.
@@ -265,6 +274,8 @@ def tune(task: str, seed: int, *, progress: bool = False) -> list[Settings]:
 
     from safediffkit.worlds.bullet import make
 
+    if find_task(task).agents:
+        return teams.tune(task, seed, progress=progress)
     facts, controller = _scripted(task)
     generator = np.random.default_rng(seed)
     world = make(facts.name)
@@ -274,19 +285,16 @@ def tune(task: str, seed: int, *, progress: bool = False) -> list[Settings]:
     with tqdm(total=len(LIMITS) * ROUNDS, desc=f"tune {facts.name}", disable=not progress) as bar:
         for number, share in enumerate(LIMITS):
             spread = (most - least) / (3 if number == 0 else 6)  # later limits start from the one before
+
+            def value(guess: np.ndarray, start: int, share: float = share) -> float:
+                tried = [_value(facts, controller, world, guess, share, start + k) for k in range(tries)]
+                return float(np.mean(tried))
+
             for _ in range(ROUNDS):
-                guesses = np.clip(mean + spread * generator.standard_normal((POPULATION, len(mean))), least, most)
-                guesses[0] = mean
-                start = int(generator.integers(2**31))  # the same episodes for every guess
-                values = [
-                    np.mean([_value(facts, controller, world, guess, share, start + k) for k in range(tries)])
-                    for guess in guesses
-                ]
-                chosen = guesses[np.argsort(values)[-(POPULATION // 4) :]]
-                mean, spread = chosen.mean(0), chosen.std(0) + 0.01 * (most - least)
+                mean, spread, best = improve(value, mean, spread, controller.ranges, POPULATION, generator)
                 bar.update()
-                bar.set_postfix(limit=share * facts.costs[1], value=f"{max(values):.3f}")
-            tuned.append(dict(zip(controller.ranges, mean.round(4).tolist(), strict=True)))
+                bar.set_postfix(limit=share * facts.costs[1], value=f"{best:.3f}")
+            tuned.append(named(controller.ranges, mean))
     world.close()
     return tuned
 
@@ -301,8 +309,15 @@ def _value(task: Task, controller: Controller, world: Any, guess: np.ndarray, sh
 def _scripted(task: str) -> tuple[Task, Controller]:
     facts = find_task(task)
     if facts.name not in SCRIPTED:
-        raise ValueError(f"there is no scripted controller for {facts.name}, only for {', '.join(SCRIPTED)}")
+        known = ", ".join([*SCRIPTED, *TEAMS])
+        raise ValueError(f"there is no scripted controller for {facts.name}, only for {known}")
     return facts, SCRIPTED[facts.name]
+
+
+def _group(task: str) -> str:
+    """Name the settings that a task uses: all of one world of teams share theirs."""
+    facts = find_task(task)
+    return facts.world if facts.agents else facts.name
 
 
 def _load_controllers() -> dict[str, list[Settings]]:
@@ -326,17 +341,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=(__doc__ or "").replace("`", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("task", help="a DSRL Bullet id, such as OfflineBallCircle-v0")
-    parser.add_argument("--episodes", type=int, default=400, help="episodes to keep (default 400)")
+    parser.add_argument("task", help="a DSRL Bullet id, such as OfflineBallCircle-v0, or a team's, as landmarks-medium")
+    parser.add_argument("--episodes", type=int, help="episodes to keep (default 400, for teams those of the pack)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same data (default 0)")
     parser.add_argument("--out", type=Path, help="HDF5 file to write, which must not exist yet")
     parser.add_argument("--compact", action="store_true", help="half precision, next observations left out")
     parser.add_argument("--tune", action="store_true", help="first tune the controllers anew and store their settings")
     given = parser.parse_args(arguments)
     try:
-        _scripted(given.task)
+        facts = find_task(given.task)
+        if not facts.agents:
+            _scripted(given.task)
+        elif given.tune:
+            teams.check_tunable(facts)
     except ValueError as error:
         parser.error(str(error))
+    if given.episodes is None:
+        given.episodes = teams.EPISODES.get(facts.world, EPISODES)
     if given.episodes < 1:
         parser.error(f"--episodes {given.episodes}: at least 1 is needed")
     if given.seed < 0:
@@ -356,13 +377,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if given.tune:
             tuned = tune(given.task, given.seed, progress=True)
-            _store_controllers(_load_controllers() | {given.task: tuned})
+            _store_controllers(_load_controllers() | {_group(given.task): tuned})
         if given.out is not None:
             from safediffkit.data.sources import write_file
 
             dataset = collect(given.task, given.episodes, given.seed, progress=True)
             write_file(dataset, given.out, compact=given.compact)
-            print(f"wrote {given.episodes} episodes, {len(dataset)} steps, to {given.out}")
+            print(f"wrote {given.episodes} episodes, {len(dataset)} steps, to {given.out}\n{dataset.provenance}")
     except (ImportError, OSError, ValueError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
 

@@ -51,6 +51,8 @@ def load(task: str, *, source: str = "bundled", path: Path | str | None = None) 
         raise ValueError(f"unknown source {source!r}; choose 'bundled' or 'dsrl', or give path= to read a file")
     if path is not None:
         return load_file(path, facts)
+    if source == "dsrl" and not facts.file:
+        raise ValueError(f"DSRL has no data of {task}, which is a task of ours: load it without source=")
     if source == "dsrl":
         return _load_dsrl(facts)
     packs = resources.files("safediffkit.data").joinpath("packs")
@@ -180,7 +182,7 @@ def _checked(
     shape, actions = arrays["observations"].shape, arrays["actions"].shape
     check(len(shape) in (2, 3), "observations", f"shape {shape}", "(steps, obs) or (steps, agents, obs)")
     check(shape[0] > 0, "observations", "zero steps", "at least one")
-    row = shape[:-1]
+    row = shape[:-1] if task is None else (*shape[:1], *task.agents)
     obs = (*row, task.obs if task else shape[-1])
     act = (*row, task.act if task else actions[-1] if len(actions) == len(shape) else "act")
     shapes = {"observations": obs, _NEXT: obs, "actions": act, "rewards": row, "costs": row}
@@ -189,7 +191,7 @@ def _checked(
     for key, array in arrays.items():
         if array.shape == (row[0], 1) and shapes.get(key) == row[:1]:
             array = array[:, 0]
-        needed = f"{shapes.get(key)}: as many steps as observations" + (f", width for {task.name}" if task else "")
+        needed = f"{shapes.get(key)}: as many steps as observations" + (f", shaped as {task.name}" if task else "")
         check(array.shape == shapes.get(key, array.shape), key, f"shape {array.shape}", needed)
         with np.errstate(over="ignore"):
             columns[key] = array.astype(np.float32)

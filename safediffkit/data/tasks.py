@@ -1,21 +1,28 @@
-"""The Bullet tasks of DSRL: what each one's episodes look like and how DSRL scores them."""
+"""The tasks: DSRL's in Bullet, and ours for teams. What each one's episodes look like and how they are scored."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 
 @dataclass(frozen=True)
 class Task:
-    """Facts of one task. Rewards and costs are sums over an episode; the ranges are DSRL's (dsrl.infos)."""
+    """Facts of one task. Rewards and costs are sums over an episode and a team; Bullet's are DSRL's (dsrl.infos).
+
+    A team's task is a world and the quality of what was recorded there: "landmarks-medium" is landmarks of medium
+    quality. All of one world share one scale.
+    """
 
     name: str
     obs: int
     act: int
-    horizon: int  # steps in an episode, cut by the time limit and never by a true end
-    rewards: tuple[float, float]  # least and greatest episode reward in DSRL's data: 0 and 1 of the normalised reward
-    costs: tuple[float, float]  # least and greatest episode cost in DSRL's data
-    file: str  # DSRL's name for its data file
+    horizon: int  # steps in an episode, which only cars end truly, by a crash; the time limit cuts all others
+    rewards: tuple[float, float]  # 0 and 1 of the normalised reward; DSRL's are the least and greatest of its data
+    costs: tuple[float, float]  # least and greatest episode cost in the data
+    file: str = ""  # DSRL's name for its data file, where DSRL has one
     box: tuple[float, float] = (-1.0, 1.0)  # bounds of every action component
+    agents: tuple[int, ...] = ()  # length of the agents axis, if there is one
+    world: str = "bullet.make"  # module and function of `safediffkit.worlds` that make its world
 
     @property
     def pack(self) -> str:
@@ -23,7 +30,7 @@ class Task:
         return f"safediffkit-{self.name.removeprefix('Offline').removesuffix('-v0')}.hdf5"
 
 
-TASKS = {
+BULLET = {
     task.name: task
     for task in (
         Task(
@@ -102,15 +109,35 @@ TASKS = {
 }
 
 
-def find_task(name: str) -> Task:
+QUALITIES = ("random", "medium-replay", "medium", "medium-expert", "expert")
+
+# 0 and 1 are the mean returns of our random and expert data, which `python -m safediffkit.data.collect NAME --seed 0
+# --compact --out FILE` records and prints; cars have no expert: least and greatest of their data, as DSRL's.
+# Costs are least and greatest over all qualities.
+_LANDMARKS = Task("", 20, 2, 25, (214.3, 655.8), (0.0, 32.0), agents=(3,), world="landmarks.landmarks")
+_NAVIGATION = Task("", 14, 2, 25, (464.2, 1745.9), (0.0, 36.0), agents=(3,), world="landmarks.cooperative_navigation")
+_MERGE = Task("", 10, 1, 80, (-12.5, 154.1), (0.0, 116.0), agents=(2,), world="merge.merge")
+TEAMS = {
+    task.name: task
+    for task in (
+        *(replace(_LANDMARKS, name=f"landmarks-{quality}") for quality in (*QUALITIES, "mixed-safety")),
+        *(replace(_NAVIGATION, name=f"cooperative-navigation-{quality}") for quality in QUALITIES),
+        replace(_MERGE, name="merge-mixed-safety"),
+    )
+}
+TASKS = BULLET | TEAMS
+
+
+def find_task(name: str, among: Mapping[str, Task] = TASKS) -> Task:
     """Look a task up by its full id.
 
     Raises:
         ValueError: there is no such task; the message names the nearest one and lists all.
     """
-    if name in TASKS:
-        return TASKS[name]
-    lower = {known.lower(): known for known in TASKS} | {known.lower()[7:-3]: known for known in TASKS}
+    if name in among:
+        return among[name]
+    lower = {known.lower(): known for known in among}
+    lower |= {known.lower().removeprefix("offline").removesuffix("-v0"): known for known in among}
     near = get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
     hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
-    raise ValueError(f"unknown task {name!r}{hint} Known tasks: {', '.join(TASKS)}")
+    raise ValueError(f"unknown task {name!r}{hint} Known tasks: {', '.join(among)}")

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safediffkit.data.tasks import TASKS, Task, find_task
+from safediffkit.data.tasks import BULLET as TASKS
+from safediffkit.data.tasks import Task, find_task
 
 __all__ = ["TASKS", "Scene", "Task", "find_task", "make", "positions", "scene", "speeds"]
 
@@ -39,7 +40,7 @@ def scene(task: str) -> Scene:
     Raises:
         ValueError: there is no such task.
     """
-    name = find_task(task).name
+    name = find_task(task, TASKS).name
     robot = next(robot for robot in ("Ball", "Car", "Drone", "Ant") if robot in name)
     scale, entry = {"Ball": (0.2, 2), "Car": (1.0, 2), "Drone": (0.2, 3), "Ant": (0.3, 3)}[robot]
     if "Circle" in name:
@@ -74,7 +75,7 @@ def make(task: str, *, render_mode: str | None = None) -> gymnasium.Env[Any, Any
         ValueError: there is no such task or render mode.
         ImportError: the simulator is not installed; the message says how to install it.
     """
-    name = find_task(task).name
+    name = find_task(task, TASKS).name
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"unknown render_mode {render_mode!r}: give None or 'rgb_array'")
     # dsrl would report that its other two simulators, which nobody asked for, are missing

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -62,7 +63,8 @@ class Score:
     """How good and how safe the episodes of a rollout were.
 
     Rewards and costs are sums over an episode. The normalised pair is DSRL's: reward on the scale of its data, cost
-    over budget (cost + 1 where the budget is 0), at most 1 being safe; None where the world is no DSRL task.
+    over budget (cost + 1 where the budget is 0), at most 1 being safe; None where no task was named. A team's sums
+    are over its agents too.
     """
 
     episodes: int
@@ -77,11 +79,11 @@ class Score:
 def rollout(policy: Policy, world: World, *, episodes: int, budget: float, seed: int = 0) -> Dataset:
     """Record `episodes` episodes, all stepped in lockstep: one call of the policy a step serves every world.
 
-    `world` is a task id such as "OfflineBallCircle-v0", a Gymnasium environment made with `gymnasium.make`, a
-    PettingZoo parallel environment, or a function that makes one of the two. Episode i is reset with seed `seed` + i;
-    torch's randomness depends on `seed` alone and the caller's is left untouched. A world whose episode has ended
-    keeps its place in the history, its last observation repeated, until all have ended. Actions are clipped to the
-    world's box and recorded as clipped.
+    `world` is a task id such as "OfflineBallCircle-v0" or "landmarks-expert", a Gymnasium environment made with
+    `gymnasium.make`, a PettingZoo parallel environment, or a function that makes one of the two. Episode i is reset
+    with seed `seed` + i; torch's randomness depends on `seed` alone and the caller's is left untouched. A world whose
+    episode has ended keeps its place in the history, its last observation repeated, until all have ended. Actions are
+    clipped to the world's box and recorded as clipped.
 
     A team's columns have an agents axis, in the order of `possible_agents`. Its episode goes on while any agent is in
     it: one that left earlier keeps its last observation and earns and costs nothing. The end is a true one unless the
@@ -102,11 +104,22 @@ def rollout(policy: Policy, world: World, *, episodes: int, budget: float, seed:
             each.close()
 
 
+def task_world(task: str) -> Any:
+    """Make the world of a task: "landmarks-expert" lies in `landmarks()`, "OfflineCarRun-v0" in Bullet.
+
+    Raises:
+        ValueError: there is no such task.
+        ImportError: the simulator is not installed.
+    """
+    facts = find_task(task)
+    module, _, function = facts.world.partition(".")
+    make = getattr(import_module(f"safediffkit.worlds.{module}"), function)
+    return make(facts.name) if facts.world == "bullet.make" else make()
+
+
 def _make(world: World) -> Any:
     if isinstance(world, str):
-        from safediffkit.worlds.bullet import make
-
-        return make(world)
+        return task_world(world)
     if isinstance(world, gymnasium.Env):
         if world.spec is None:
             raise ValueError("an environment without a spec cannot be copied for each episode: pass a function instead")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safediffkit.data.dataset import Dataset, windows
-from safediffkit.data.tasks import TASKS, find_task
+from safediffkit.data.tasks import BULLET, TASKS, find_task
 
 LENGTHS = [(1,), (4,), (3, 1, 2), (1, 1, 1), (7, 7, 2, 9)]
 AGENTS = [(), (1,), (3,)]
@@ -144,6 +144,8 @@ def test_find_task_names_the_nearest_one():
         ("offlinecarrun-v0", "OfflineCarRun-v0"),
         ("OfflineAntRun", "OfflineAntRun-v0"),
         ("DroneCircle-v0", "OfflineDroneCircle-v0"),
+        ("landmark-expert", "landmarks-expert"),
+        ("CooperativeNavigation-medium", "cooperative-navigation-medium"),
     ]:
         with pytest.raises(ValueError, match=f"did you mean {right!r}"):
             find_task(misspelt)
@@ -154,6 +156,6 @@ def test_find_task_names_the_nearest_one():
 
 
 def test_tasks_never_share_a_file_name_with_dsrl():
-    files = [task.file for task in TASKS.values()] + [task.pack for task in TASKS.values()]
-    assert len(set(files)) == 2 * len(TASKS)
+    files = [task.file for task in BULLET.values()] + [task.pack for task in TASKS.values()]
+    assert len(set(files)) == len(BULLET) + len(TASKS)
     assert all(task.pack.startswith("safediffkit-") for task in TASKS.values())

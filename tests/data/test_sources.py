@@ -148,12 +148,12 @@ def test_dsrls_own_loader_reads_what_we_write_and_its_facts_are_those_of_our_tas
     data.save(tmp_path / "ours.hdf5")
     code = """if True:
         import sys, dsrl.offline_bullet_safety_gym, gymnasium, numpy
-        from safediffkit.data.tasks import TASKS
-        worlds = {name: gymnasium.make(name).unwrapped for name in TASKS}
+        from safediffkit.data.tasks import BULLET
+        worlds = {name: gymnasium.make(name).unwrapped for name in BULLET}
         theirs = worlds["OfflineBallCircle-v0"].get_dataset(h5path=sys.argv[1])
         numpy.savez(sys.argv[2], **theirs)
         for name, world in worlds.items():
-            task, actions = TASKS[name], world.action_space
+            task, actions = BULLET[name], world.action_space
             assert task.rewards == (world.min_episode_reward, world.max_episode_reward), name
             assert task.costs == (world.min_episode_cost, world.max_episode_cost), name
             assert task.file == world.dataset_url.split("/")[-1], name
@@ -489,6 +489,25 @@ def test_load_reads_a_given_file_and_checks_it_for_the_task(make_dataset, tmp_pa
         load("OfflineCarRun-v0", path=tmp_path / "a.hdf5")
     with pytest.raises(ValueError, match="did you mean"):
         load("OfflineCarRn-v0", path=tmp_path / "a.hdf5")
+
+
+@pytest.mark.parametrize("agents", [(), (2,), (3,)])
+def test_a_teams_file_needs_its_agents(make_dataset, tmp_path, agents):
+    data = make_dataset((25, 25), obs=20, agents=agents)
+    data.save(tmp_path / "a.hdf5")
+    if agents == (3,):
+        assert_same(load("landmarks-medium", path=tmp_path / "a.hdf5"), data)
+        make_dataset((200,), agents=(3,)).save(tmp_path / "b.hdf5")
+        with pytest.raises(ValueError, match=r"needed: \(200, 8\).*shaped as OfflineBallCircle-v0"):
+            load("OfflineBallCircle-v0", path=tmp_path / "b.hdf5")
+    else:
+        with pytest.raises(ValueError, match=r"needed: \(50, 3, 20\).*shaped as landmarks-medium"):
+            load("landmarks-medium", path=tmp_path / "a.hdf5")
+
+
+def test_dsrl_has_no_data_of_teams():
+    with pytest.raises(ValueError, match="DSRL has no data of merge-mixed-safety"):
+        load("merge-mixed-safety", source="dsrl")
 
 
 def test_an_unknown_source_lists_the_choices():
