@@ -87,7 +87,8 @@ class TeamWindows(nn.Module):
         """Predict noise."""
         parts = x.unflatten(-1, (self.agents, -1)).unflatten(-3, (-1, self.patch)).movedim(-2, -4)
         noise: Tensor = self.network(parts.flatten(-2).flatten(-3, -2), level, condition)
-        return noise.unflatten(-2, parts.shape[-4:-2]).unflatten(-1, parts.shape[-2:]).movedim(-4, -2).reshape(x.shape)
+        noise = noise.unflatten(-2, parts.shape[-4:-2]).unflatten(-1, parts.shape[-2:])
+        return noise.movedim(-4, -2).reshape(x.shape)
 
 
 class OwnMotions(nn.Module):
@@ -147,11 +148,17 @@ class MADiff(nn.Module):
         Raises:
             ValueError: there are more or fewer agents than the policy was made for.
         """
-        return self.planner.act(self.side_by_side(history)).unflatten(1, (self.agents, -1))
+        action: Tensor = self.planner.act(self.side_by_side(history)).unflatten(1, (self.agents, -1))
+        return action
 
     def plan(self, history: History, plans: int) -> Float[Tensor, "worlds plans horizon agents obs"]:
-        """Draw windows of states, the present first; decentralised, agent j's part is of a plan of its own."""
-        return self.planner.plan(self.side_by_side(history), plans).unflatten(-1, (self.agents, -1))
+        """Draw windows of states, the present first; decentralised, agent j's part is of a plan of its own.
+
+        Raises:
+            ValueError: there are more or fewer agents than the policy was made for.
+        """
+        drawn: Tensor = self.planner.plan(self.side_by_side(history), plans).unflatten(-1, (self.agents, -1))
+        return drawn
 
     def side_by_side(self, history: History) -> History:
         """Join the agents' numbers, so that the team is planned for as one.
@@ -193,7 +200,8 @@ class MADiff(nn.Module):
         if self.execution == "centralised":
             return drawn
         views = drawn.unflatten(0, (-1, self.agents)).unflatten(-1, (self.agents, -1))
-        return views.diagonal(dim1=1, dim2=3).mT.flatten(2)
+        own: Tensor = views.diagonal(dim1=1, dim2=3).mT.flatten(2)
+        return own
 
     def telling(self, known: Float[Tensor, "batch agents"]) -> NoiseModel:
         """Make the noise model that is told whose present is known, whatever it is told of returns."""
