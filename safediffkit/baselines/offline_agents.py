@@ -2,12 +2,13 @@
 
 | method  | source                           | our deviations                                                      |
 |---------|----------------------------------|---------------------------------------------------------------------|
-| MA-CQL  | Pan et al. 2022 (2111.11188) and | DOM2's rows in a batch, learning rate and unit of reward, in which  |
-|         | its public code                  | 0.1 weighs about what the code's 0.5 to 5 do; TD3's noise on target |
-|         |                                  | actions, which the code leaves out, as it does TD3's delay; inputs  |
-|         |                                  | standardised by the data, not by the batch; SiLU for ReLU; neither  |
-|         |                                  | clipped gradients nor a pull of actions to zero; the policy handed  |
-|         |                                  | back is the slowly following target                                 |
+| MA-CQL  | Pan et al. 2022 (2111.11188) and | DOM2's rows in a batch, learning rate, unit of reward and weight of |
+|         | its public code                  | caution, which at a mean reward of 5 is 10 in the code's unit, its  |
+|         |                                  | own being 0.5 to 5; TD3's noise on target actions, which the code   |
+|         |                                  | leaves out, as it does TD3's delay; inputs standardised by the      |
+|         |                                  | data, not by the batch; SiLU for ReLU; neither clipped gradients    |
+|         |                                  | nor a pull of actions to zero; the policy handed back is the slowly |
+|         |                                  | following target                                                    |
 | OMAR    | the same                         | MA-CQL's; the best action of all rounds is kept, not of the last    |
 | MA-SfBC | SfBC, Chen et al. 2023           | behaviour and critics learn side by side, not one after the other;  |
 |         | (2209.14548), and its public     | critics by one-step targets on fresh candidates, not by returns     |
@@ -16,9 +17,8 @@
 |         |                                  | solver; networks an eighth as wide                                  |
 
 Each agent sees o_j, a_j and r_j alone, in training as in acting; rows of a batch and noise levels are drawn once for
-all, so that a team is one computation, as in DOM2. Neither `repeat_above` nor any other of DOM2's copies is used. All
-settings that a source does not give are our choice. For team imitation by diffusion take DOM2 with `value_weight=0`
-and `repeat_above=()`.
+all, so that a team is one computation, as in DOM2. No episode is repeated. All settings that a source does not give
+are our choice. For team imitation by diffusion take DOM2 with `value_weight=0` and `repeat_above=()`.
 """
 
 from collections.abc import Callable
