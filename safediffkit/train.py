@@ -31,6 +31,11 @@ METHODS = {
     "cdd": ("baselines.generative", "CDDConfig", "train_cdd"),
     "fisor": ("baselines.generative", "FISORConfig", "train_fisor"),
     "cdt": ("baselines.transformer", "Config", "train"),
+    "dom2": ("methods.dom2", "Config", "train"),
+    "ma-cql": ("baselines.offline_agents", "CQLConfig", "train_cql"),
+    "omar": ("baselines.offline_agents", "OMARConfig", "train_omar"),
+    "ma-sfbc": ("baselines.offline_agents", "SfBCConfig", "train_sfbc"),
+    "madiff": ("baselines.madiff", "Config", "train"),
     "bc": ("baselines.imitation", "Config", "train"),
     "bc-safe": ("baselines.imitation", "Config", "train"),
 }
@@ -134,6 +139,8 @@ def _value(change: str, text: str, kind: Any) -> Any:
         return text
     if kind == float | None:
         return None if text == "None" else _value(change, text, float)
+    if kind == tuple[float, ...]:
+        return tuple(_value(change, part, float) for part in text.split(",")) if text else ()
     raise ValueError(f"--set {change}: only {' or '.join(map(str, get_args(kind)))} can be given here")
 
 

@@ -1,5 +1,7 @@
 """Small datasets and policies that several test files use."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,13 @@ def make_dataset(episodes: int = 6, steps: int = 10, obs: int = 3, act: int = 2,
         episode=torch.arange(episodes).repeat_interleave(steps),
         provenance="made for a test",
     )
+
+
+def make_team(agents: int = 3, **keywords: int) -> Dataset:
+    """The episodes of a team, each agent's being those of `make_dataset` with a seed of its own."""
+    parts = [make_dataset(**keywords, seed=j) for j in range(agents)]
+    names = ("observations", "actions", "rewards", "costs", "next_observations")
+    return replace(parts[0], **{name: torch.stack([getattr(part, name) for part in parts], 1) for name in names})
 
 
 class Linear(nn.Module):

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from builders import make_dataset
+from builders import make_dataset, make_team
 
 from safediffkit import load_policy, save_policy
 from safediffkit.learning import words
@@ -22,9 +22,19 @@ SMALL = {
     "cdd": WINDOWS,
     "fisor": {"hidden": 8, "pool": 64},
     "cdt": {"context": 5, "width": 16, "layers": 1},
+    "dom2": {"hidden": 8, "levels": 4, "random_actions": 3},
+    "ma-cql": {"hidden": 8, "random_actions": 3},
+    "omar": {"hidden": 8, "random_actions": 3, "samples": 4},
+    "ma-sfbc": {"hidden": 8, "levels": 4, "candidates": 4, "target_candidates": 2},
+    "madiff": {name: WINDOWS[name] for name in ("horizon", "hidden", "patch", "levels", "calls", "every")},
     "bc": {"hidden": 8},
     "bc-safe": {"hidden": 8, "safe_within": 5.0},
 }
+TEAMS = {"dom2", "ma-cql", "omar", "ma-sfbc", "madiff"}  # these learn from, and act for, several agents
+
+
+def data_for(name):
+    return make_team() if name in TEAMS else make_dataset()
 
 
 @pytest.fixture(params=METHODS)
@@ -34,7 +44,7 @@ def method(request, monkeypatch):
     place, settings, train = METHODS[request.param]
     module = import_module(f"safediffkit.{place}")
     config = getattr(module, settings)(steps=3, batch=32, **SMALL[request.param])
-    return partial(getattr(module, train), make_dataset()), config
+    return partial(getattr(module, train), data_for(request.param)), config
 
 
 def differing(one, other):
@@ -81,19 +91,20 @@ def test_interrupted_training_goes_on_where_it_stopped(method, tmp_path, monkeyp
         train(replace(config, seed=2), checkpoint=file)
 
 
-def test_it_acts_the_same_after_saving(method, tmp_path):
+def test_it_acts_the_same_after_saving(method, tmp_path, request):
     train, config = method
     policy = train(config)
+    agents = data_for(request.node.callspec.params["method"]).rewards.shape[1:]
     save_policy(policy, tmp_path / "p")
     again = load_policy(tmp_path / "p")
-    history = History.start(torch.randn(5, 3), 2, torch.full((5,), 4.0))
+    history = History.start(torch.randn(5, *agents, 3), 2, torch.full((5,), 4.0))
     actions = []
     for either in (policy, again):
         torch.manual_seed(0)
         with torch.no_grad():
             actions.append(either.act(history))
     assert torch.equal(*actions)
-    assert actions[0].shape == (5, 2)
+    assert actions[0].shape == (5, *agents, 2)
     assert type(again) is type(policy)
     assert again.arguments == policy.arguments
 

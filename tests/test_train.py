@@ -80,6 +80,9 @@ def test_nothing_saved_is_overwritten(tmp_path, data, capsys):
         (["spi", TASK, "--set", "imitatte=0.9"], "imitatte=0.9: give NAME=VALUE with a name among average_rate"),
         (["spi", TASK, "--steps", "0"], "at least 1 update"),
         (["spi", TASK, "--set", "hidden=wide"], "hidden=wide: an int is needed"),
+        (["dom2", TASK, "--set", "repeat_above=0.5,high"], "repeat_above=0.5,high: a float is needed"),
+        (["dom2", TASK, "--set", "repeat_above=0.5,"], "repeat_above=0.5,: a float is needed"),
+        (["madiff", TASK, "--set", "execution=alone"], "only decentralised or centralised can be given here"),
         (["bc", TASK, "--episodes", "0"], "--episodes 0: at least 1"),
         (["bc", TASK, "--data", "missing.hdf5"], "missing.hdf5"),
         (["bc-safe", TASK, "--budget", "-3"], "--budget -3.0: 0 or more"),
@@ -98,6 +101,13 @@ def test_bc_safe_learns_within_the_budget_it_is_judged_by():
     parsed = train._parser().parse_args(["bc-safe", TASK, "--out", "x", "--budget", "10"])
     _, config = train._configured(parsed)
     assert config.safe_within == 10
+
+
+@pytest.mark.parametrize(("text", "shares"), [("0.5,0.75,0.9", (0.5, 0.75, 0.9)), ("0.5", (0.5,)), ("", ())])
+def test_several_numbers_are_given_between_commas(text, shares):
+    parsed = train._parser().parse_args(["dom2", TASK, "--out", "x", "--set", f"repeat_above={text}"])
+    _, config = train._configured(parsed)
+    assert config.repeat_above == shares
 
 
 SMALL = ["network=mlp", "groups=2", "candidates=4", "budgets=3", "calls=2"]
