@@ -176,11 +176,14 @@ class CBFDiffusion(nn.Module):
         if "programme" in self.roles:
             state = alone.observation
             action = safety_filter(self.h, self.move, state, action, dt=self.dt, slope=self.slope).action
-        return action.unflatten(0, (-1, history.observation.shape[1]))
+        together: Tensor = action.unflatten(0, (-1, history.observation.shape[1]))
+        return together
 
     def plan(self, history: History, plans: int) -> Float[Tensor, "worlds agents plans horizon obs"]:
         """Draw windows of what each agent will see, the present first."""
-        return self.planner.plan(apart(history), plans).unflatten(0, (-1, history.observation.shape[1]))
+        alone = self.planner.plan(apart(history), plans)
+        together: Tensor = alone.unflatten(0, (-1, history.observation.shape[1]))
+        return together
 
     def variants(self) -> dict[str, "CBFDiffusion"]:
         """Give this policy once for each role of the barrier, without any, and with the first three together."""
@@ -203,7 +206,8 @@ class CBFDiffusion(nn.Module):
     ) -> Float[Tensor, "batch obs"]:
         """Predict the next observation: the model that the quadratic programme needs, and nothing else here."""
         change = self.motion(torch.cat([self.scale(observation[:, None])[:, 0], action], -1))
-        return observation + change * self.scale.spread[1] + self.scale.mean[1]
+        there: Tensor = observation + change * self.scale.spread[1] + self.scale.mean[1]
+        return there
 
     def ask(self, history: History) -> Float[Tensor, "worlds 2"]:
         """Ask for windows of a high advantage, and, if the barrier is a condition, safe by its margin all along."""

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from safediffkit.data.dataset import Dataset
-from safediffkit.learning import Standardise, Watch, follow, ignore, repeat, seeded
+from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded
 from safediffkit.safety.critics import Critics, expectile_loss, td_loss
 
 
@@ -95,7 +95,7 @@ def train_values(
             follow(slow, values, target_rate)
             return {"value": value.detach(), "critics": critics.detach()}
 
-        parts = {"values": values, "slow": slow, "adam": adam}
+        parts: dict[str, Stateful] = {"values": values, "slow": slow, "adam": adam}
         run = f"values on {len(dataset)} steps: {dataset.provenance}"
         repeat(update, parts, generator, steps=steps, run=run, watch=watch)
     return values.eval()
