@@ -125,6 +125,30 @@ def repeat_good_episodes(
     return replace(dataset, **columns, episode=torch.cat(episode), provenance=provenance)
 
 
+def agents_apart(dataset: "safediffkit.data.dataset.Dataset") -> "safediffkit.data.dataset.Dataset":
+    """Make an episode of each agent's part in each episode: what agents learn from who share one network.
+
+    All episodes of agent 0 come first, then those of agent 1, and so on; the agents axis is gone.
+
+    Raises:
+        ValueError: the dataset has no agents axis.
+    """
+    import torch
+
+    if dataset.rewards.ndim != 2:
+        raise ValueError("agents_apart needs a Dataset with an agents axis; this one has a single agent")
+    agents, episodes = dataset.rewards.shape[1], int(dataset.episode.max()) + 1 if len(dataset) else 0
+    names = ("observations", "actions", "rewards", "costs", "next_observations")
+    columns = {name: getattr(dataset, name).transpose(0, 1).flatten(0, 1) for name in names}
+    return replace(
+        dataset,
+        **columns,
+        terminated=dataset.terminated.repeat(agents),
+        episode=torch.cat([dataset.episode + j * episodes for j in range(agents)]),
+        provenance=f"{dataset.provenance}; its {agents} agents apart",
+    )
+
+
 def draw_within_budget(
     costs: Float[Any, "windows"], budgets: Float[Any, "choices"], size: int, generator: Any = None
 ) -> tuple[Int[Any, "size"], Float[Any, "size"]]:

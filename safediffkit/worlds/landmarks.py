@@ -47,12 +47,15 @@ def landmarks(
     v_min: float = 1.0,
     *,
     absent: Literal["copy", "far"] = "copy",
+    velocities: bool = False,
     **keywords: Any,
 ) -> Any:
     """Make the world of three agents and six landmarks, all there in training, some dismissed in evaluation.
 
     Each agent earns `near_the_nearest`, less 5 for each team mate it touches, which also costs it 1. An observation is
-    velocity 2, place 2, the way to each landmark 2 x landmarks, the way to each team mate 2 x (agents - 1).
+    velocity 2, place 2, the way to each landmark 2 x landmarks, the way to each team mate 2 x (agents - 1). With
+    `velocities` each team mate's velocity less the own follows the way to it, 4 x (agents - 1) in all: who is to keep
+    clear of others must see how fast they come. DOM2's agents do not see it. [CBF Sec. 3.2]
 
     The paper does not say how a dismissed landmark is seen. With "copy" (our choice) its numbers are those of the
     present landmark nearest to it, as if the two lay in one spot: every input stays within what training has shown,
@@ -67,7 +70,9 @@ def landmarks(
 
     [DOM2 Fig. 1]
     """
-    game = _particles().Landmarks(agents, landmarks, dismissed, reward=near_the_nearest, absent=absent, apart=True)
+    game = _particles().Landmarks(
+        agents, landmarks, dismissed, reward=near_the_nearest, absent=absent, apart=True, velocities=velocities
+    )
     return _particles().Particles(game, v_min=v_min, **keywords)
 
 

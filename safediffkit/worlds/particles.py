@@ -168,7 +168,15 @@ class Landmarks:
     """
 
     def __init__(
-        self, agents: int, landmarks: int, dismissed: int, *, reward: Rewards, absent: str, apart: bool
+        self,
+        agents: int,
+        landmarks: int,
+        dismissed: int,
+        *,
+        reward: Rewards,
+        absent: str,
+        apart: bool,
+        velocities: bool = False,
     ) -> None:
         if agents < 1 or not 0 <= dismissed < landmarks:
             raise ValueError(
@@ -187,6 +195,7 @@ class Landmarks:
         self.team = self.world.agents
         self.half_width = 1.0 if agents <= 3 else 2.0 * max(1.0, (agents / 10) ** 0.5)
         self.dismissed, self.absent, self.apart, self.reward = dismissed, absent, apart, reward
+        self.velocities = velocities
         self.present = np.ones(landmarks, dtype=bool)
         self._others = np.array([[k for k in range(agents) if k != j] for j in range(agents)], dtype=int)
         self._shown = np.arange(landmarks)
@@ -212,13 +221,18 @@ class Landmarks:
             self.world.landmarks[k].color = np.full(3, 0.9)
 
     def observe(self) -> Float[np.ndarray, "agents obs"]:
-        """List velocity, place, the way to each landmark and the way to each team mate, 2 numbers each."""
+        """List velocity, place, the way to each landmark and the way to each team mate, 2 numbers each.
+
+        With `velocities`, each way to a team mate is followed by that mate's velocity less the own.
+        """
         places, spots = _places(self.team), _places(self.world.landmarks)
         ways = spots[self._shown] - places[:, None]
         if self.absent == "far":
             ways[:, ~self.present] = FAR
         mates = places[self._others] - places[:, None]
         velocities = np.array([agent.state.p_vel for agent in self.team])
+        if self.velocities:
+            mates = np.concatenate([mates, velocities[self._others] - velocities[:, None]], -1)
         rows = len(places)
         return np.concatenate([velocities, places, ways.reshape(rows, -1), mates.reshape(rows, -1)], 1)
 

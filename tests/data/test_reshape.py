@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from safediffkit.data.dataset import Dataset
-from safediffkit.data.reshape import graded, remap_cost, repeat_good_episodes, return_thresholds, safe_only
+from safediffkit.data.reshape import (
+    agents_apart,
+    graded,
+    remap_cost,
+    repeat_good_episodes,
+    return_thresholds,
+    safe_only,
+)
 
 KINDS = [np.asarray, torch.as_tensor]
 
@@ -152,3 +159,21 @@ def test_thresholds_are_quantiles_of_the_teams_returns():
 def test_remapping_arrays_needs_no_torch():
     code = "import sys, safediffkit.data.reshape, safediffkit.worlds.pixel_world; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0
+
+
+def test_agents_apart_are_episodes_of_their_own():
+    column = torch.arange(12.0).view(4, 3)  # four steps, three agents
+    team = Dataset(
+        observations=column[..., None], actions=-column[..., None], rewards=column, costs=column,
+        next_observations=column[..., None] + 1, terminated=torch.tensor([False, True, False, False]),
+        episode=torch.tensor([0, 0, 1, 1]), provenance="made for a test",
+    )  # fmt: skip
+    alone = agents_apart(team)
+    assert alone.rewards.tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+    assert alone.episode.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert alone.terminated.tolist() == [False, True, False, False] * 3
+    assert torch.equal(alone.episode_returns(), team.episode_returns().T.flatten())
+    for j in range(3):
+        assert torch.equal(alone.observations[4 * j : 4 * j + 4], team.agent(j).observations)
+    with pytest.raises(ValueError, match="agents axis"):
+        agents_apart(alone)
