@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -36,10 +36,11 @@ METHODS = {
     "omar": ("baselines.offline_agents", "OMARConfig", "train_omar"),
     "ma-sfbc": ("baselines.offline_agents", "SfBCConfig", "train_sfbc"),
     "madiff": ("baselines.madiff", "Config", "train"),
+    "cbf-diffusion": ("methods.cbf_diffusion", "Config", "train"),
     "bc": ("baselines.imitation", "Config", "train"),
     "bc-safe": ("baselines.imitation", "Config", "train"),
 }
-PACKAGES = ("safediffkit", "torch", "numpy", "gymnasium", "bullet-safety-gym", "pybullet")
+PACKAGES = ("safediffkit", "torch", "numpy", "gymnasium", "bullet-safety-gym", "pybullet", "mpe2", "highway-env")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="An interrupted run goes on from its last checkpoint when the same command is given again.",
     )
     parser.add_argument("method", choices=METHODS)
-    parser.add_argument("task", help='a DSRL task id, such as "OfflineBallCircle-v0"')
+    parser.add_argument("task", help='a task, such as "OfflineBallCircle-v0", or "landmarks-expert" for a team')
     parser.add_argument("--out", type=Path, required=True, help="file for the policy; the record gets its name + .json")
     parser.add_argument("--record", type=Path, help="file for the record, if not beside the policy")
     parser.add_argument("--seed", type=int, default=0)
@@ -184,8 +185,15 @@ def circumstances() -> dict[str, Any]:
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, one torch thread",
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: told for name in PACKAGES if (told := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # those of an extra
+        return None
 
 
 def command(name: str, arguments: list[str] | None) -> str:

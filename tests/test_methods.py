@@ -27,14 +27,24 @@ SMALL = {
     "omar": {"hidden": 8, "random_actions": 3, "samples": 4},
     "ma-sfbc": {"hidden": 8, "levels": 4, "candidates": 4, "target_candidates": 2},
     "madiff": {name: WINDOWS[name] for name in ("horizon", "hidden", "patch", "levels", "calls", "every")},
+    "cbf-diffusion": {
+        **{name: WINDOWS[name] for name in ("horizon", "hidden", "levels", "calls")},
+        "barrier_steps": 3,
+        "value_steps": 3,
+        "lookahead": 1,
+        "groups": 2,
+        "candidates": 4,
+        "plans": 3,
+    },
     "bc": {"hidden": 8},
     "bc-safe": {"hidden": 8, "safe_within": 5.0},
 }
-TEAMS = {"dom2", "ma-cql", "omar", "ma-sfbc", "madiff"}  # these learn from, and act for, several agents
+# these learn from, and act for, several agents, of whom the last method needs to see velocities
+TEAMS = {"dom2": 3, "ma-cql": 3, "omar": 3, "ma-sfbc": 3, "madiff": 3, "cbf-diffusion": 14}
 
 
 def data_for(name):
-    return make_team() if name in TEAMS else make_dataset()
+    return make_team(obs=TEAMS[name]) if name in TEAMS else make_dataset()
 
 
 @pytest.fixture(params=METHODS)
@@ -94,17 +104,17 @@ def test_interrupted_training_goes_on_where_it_stopped(method, tmp_path, monkeyp
 def test_it_acts_the_same_after_saving(method, tmp_path, request):
     train, config = method
     policy = train(config)
-    agents = data_for(request.node.callspec.params["method"]).rewards.shape[1:]
+    seen = data_for(request.node.callspec.params["method"]).observations.shape[1:]
     save_policy(policy, tmp_path / "p")
     again = load_policy(tmp_path / "p")
-    history = History.start(torch.randn(5, *agents, 3), 2, torch.full((5,), 4.0))
+    history = History.start(torch.randn(5, *seen), 2, torch.full((5,), 4.0))
     actions = []
     for either in (policy, again):
         torch.manual_seed(0)
         with torch.no_grad():
             actions.append(either.act(history))
     assert torch.equal(*actions)
-    assert actions[0].shape == (5, *agents, 2)
+    assert actions[0].shape == (5, *seen[:-1], 2)
     assert type(again) is type(policy)
     assert again.arguments == policy.arguments
 
