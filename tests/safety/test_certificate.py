@@ -18,7 +18,7 @@ def one_cell(*pushes, short=0.0, apart=9.0):
 
 
 def test_slack_by_hand():
-    # the cell's radius is 1, so the gain may be 1/2 + 1/2 less elsewhere in it, h and the distance 1 less
+    # [CBF Eq. 3]: the cell's radius is 1, so the gain may be 1/2 + 1/2 less elsewhere in it, h and the distance 1 less
     assert one_cell(1.0).outcome == "certified"
     assert one_cell(-5.0, 1.0).outcome == "certified", "one action is enough"
     assert one_cell(0.999).outcome == "undecided"
@@ -71,6 +71,7 @@ COSTS = [[0.0, 0], [0, 0], [0, 1], [0, 0]]
 
 
 def test_verification_counts_by_hand():
+    # [CBF Eq. 7]
     seen = verify(first, record(PATHS, COSTS), dt=0.5, slope=1.0, lookahead=5)
     # the third episode runs into danger, so its start is none
     assert (seen["start"].violated, seen["start"].of) == (1, 3)

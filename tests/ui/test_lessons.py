@@ -250,6 +250,38 @@ def test_screenshots_are_there_to_be_looked_at(lesson, shots):
     page.set_viewport_size({"width": 1280, "height": 1000})
 
 
+@pytest.mark.parametrize("lesson", ["06_barrier_hinge_losses"], indirect=True)
+def test_lesson_06_shows_a_condition_that_is_kept_and_not_enough(lesson):
+    page = lesson.page
+    root = page.locator(".safediffkit-explorer[aria-label^='Six cars']")
+    probe.press(root.get_by_role("combobox", name="barrier"), "Home")
+    slider = root.get_by_role("slider", name="slope")
+    seen = {}
+    for key in ("Home", "End"):
+        probe.press(slider, key)
+        probe.settle(root)
+        said = root.locator(".sdk-number").all_text_contents()
+        seen[key] = {text.rpartition(" ")[0]: float(text.rpartition(" ")[2]) for text in said}
+    kept, jumped = seen["Home"], seen["End"]
+    assert kept["steps that broke the condition"] == jumped["steps that broke the condition"] == 0
+    assert kept["cars in the wall"] == 0 < jumped["cars in the wall"]
+    assert kept["least h"] >= 0 > jumped["least h"]
+
+
+@pytest.mark.parametrize("lesson", ["06_barrier_hinge_losses"], indirect=True)
+def test_lesson_06_plays_the_learning_of_a_barrier(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label='A barrier learns']")
+    update = root.get_by_role("slider", name="update")
+    probe.press(update, "Home")
+    probe.settle(root)
+    before = probe.sight(root)
+    probe.press(root.get_by_role("button", name="play"), "Enter")
+    lesson.page.wait_for_function("root => +root.dataset.setting.split(',')[0] > 1", arg=root.element_handle())
+    probe.press(root.get_by_role("button", name="pause"), "Enter")
+    probe.settle(root)
+    assert all(new != old for new, old in zip(probe.sight(root), before, strict=True))
+
+
 def test_nothing_left_the_machine_and_nothing_complained(lesson):
     assert lesson.outside == []
     assert lesson.errors == []
