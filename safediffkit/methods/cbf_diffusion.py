@@ -170,7 +170,7 @@ class CBFDiffusion(nn.Module):
         self.planner = Planner(self.ask, self.sampler, self.scale, self.inverse, self.choose, plans, every)
 
     def act(self, history: History) -> Float[Tensor, "worlds agents act"]:
-        """Let every agent follow its own plan, made from its own observation alone."""
+        """Let every agent follow its own plan, made from its own observation alone. [CBF Eq. 6]"""
         alone = apart(history)
         action = self.planner.act(alone)
         if "programme" in self.roles:
@@ -180,7 +180,7 @@ class CBFDiffusion(nn.Module):
         return together
 
     def plan(self, history: History, plans: int) -> Float[Tensor, "worlds agents plans horizon obs"]:
-        """Draw windows of what each agent will see, the present first."""
+        """Draw windows of what each agent will see, the present first. [CBF Eq. 5]"""
         alone = self.planner.plan(apart(history), plans)
         together: Tensor = alone.unflatten(0, (-1, history.observation.shape[1]))
         return together

@@ -146,6 +146,7 @@ def test_the_quadratic_programme_changes_the_planned_action_no_more_than_h_asks(
 
 
 def test_guidance_goes_up_the_slope_of_safety_and_the_condition_asks_for_it(trained):
+    # [CBF Eq. 9]
     history = start()
     assert trained.with_roles(["guidance"]).ask(history)[:, 0].isnan().all()
     asked = trained.with_roles(["condition"]).ask(history)
@@ -168,6 +169,7 @@ def test_the_variants_are_every_role_alone_none_and_the_papers_three(trained):
 
 
 def test_plans_begin_with_what_is_seen_and_are_the_same_once_saved(trained, tmp_path):
+    # [CBF Eq. 5]
     save_policy(trained, tmp_path / "team.safetensors")
     again, history = load_policy(tmp_path / "team.safetensors"), start()
     plans = []

@@ -6,7 +6,7 @@ The planner is policies/OfflineBallCircle-v0/tcdp.safetensors; some minutes. Giv
 
     python tutorials/assets/make_planning.py OfflineCarRun-v0 runs/budgets/tcdp-OfflineCarRun-v0-0.safetensors
 
-it makes nothing, and prints what 20 episodes cost before and after a change half way.
+it makes nothing, and prints what 20 episodes cost before and after a change half way, and under each budget.
 """
 
 import sys
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from safediffkit import load_policy, rollout
 from safediffkit.data.tasks import find_task
@@ -93,6 +94,9 @@ def tell(task, file):
         costs = rollout(policy, task, episodes=20, budget=before, seed=1).costs.view(20, 2, -1)
         first, second = costs.sum(-1).mean(0).tolist()
         print(f"{task}, {before} at first, then {after}: {first:.1f} in the first half, {second:.1f} in the second")
+    spent = [rollout(driver, task, episodes=20, budget=budget, seed=1).episode_costs().mean() for budget in BUDGETS]
+    told = ", ".join(f"{budget}: {cost:.1f}" for budget, cost in zip(BUDGETS, spent, strict=True))
+    print(f"{task}, cost by budget: {told}; rank correlation {spearmanr(BUDGETS, spent).statistic:.2f}")
 
 
 def main():
