@@ -114,8 +114,8 @@ QUALITIES = ("random", "medium-replay", "medium", "medium-expert", "expert")
 # 0 and 1 are the mean returns of our random and expert data, which `python -m safediffkit.data.collect NAME --seed 0
 # --compact --out FILE` records and prints; cars have no expert: least and greatest of their data, as DSRL's.
 # Costs are least and greatest over all qualities.
-_LANDMARKS = Task("", 20, 2, 25, (214.3, 655.8), (0.0, 32.0), agents=(3,), world="landmarks.landmarks")
-_NAVIGATION = Task("", 14, 2, 25, (464.2, 1745.9), (0.0, 36.0), agents=(3,), world="landmarks.cooperative_navigation")
+_LANDMARKS = Task("", 20, 2, 25, (217.9, 656.8), (0.0, 30.0), agents=(3,), world="landmarks.landmarks")
+_NAVIGATION = Task("", 14, 2, 25, (464.2, 1733.0), (0.0, 34.0), agents=(3,), world="landmarks.cooperative_navigation")
 _MERGE = Task("", 10, 1, 80, (-12.5, 154.1), (0.0, 116.0), agents=(2,), world="merge.merge")
 TEAMS = {
     task.name: task

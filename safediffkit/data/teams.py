@@ -39,7 +39,7 @@ CLUMSY = dict(zip(RANGES, (1.5, 0.0, 0.4, 0.8, 0.4, 0.0, 0.0, 1.0), strict=True)
 ROUNDS, POPULATION, TRIES = 20, 32, 6  # of the cross-entropy method; episodes for each guess
 JUDGED = 100  # episodes by which a round's mean settings are judged
 # How mixed-safety teams differ from the expert, from careful to reckless: settings drawn evenly for each episode.
-MIXED = {"temperature": (0.2, 0.5), "clash": (0.0, 1.5), "radius": (0.0, 0.6), "strength": (0.0, 10.0)}
+MIXED = {"temperature": (0.2, 0.5), "clash": (0.0, 1.0), "radius": (0.0, 0.5), "strength": (0.0, 8.0)}
 MIXED |= {"noise": (0.1, 0.5)}
 # Settings of a car's driver, drawn evenly for each car and episode. Drivers of a margin below 0 look too late, or not
 # at all.
@@ -51,7 +51,7 @@ DRIVERS = {
 }
 ATTITUDES = {1.0: 0.45, -1.0: 0.35, 0.0: 0.2}  # how often a driver yields, presses on, ignores who would meet it
 LOT = "scripted, landmarks shared out by lot, tuned by the cross-entropy method; "
-EPISODES = {"landmarks.landmarks": 600, "landmarks.cooperative_navigation": 800, "merge.merge": 600}  # of a pack
+EPISODES = {"landmarks.landmarks": 550, "landmarks.cooperative_navigation": 800, "merge.merge": 600}  # of a pack
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,12 @@ class LandmarkTeam:
         s, agents = {name: value[..., None] for name, value in self.settings.items()}, history.observation.shape[-2]
         count = history.observation.shape[-1] // 2 - 1 - agents
 
-        def ways(seen: Tensor) -> Tensor:
-            to_each: Tensor = seen[..., 4 : 4 + 2 * count].unflatten(-1, (count, 2))
-            return to_each
-
-        lengths = ways(history.observations[:, 0]).norm(dim=-1)
+        first, place = history.observations[:, 0], history.observation[..., 2:4]
+        # as the first agent sees them: each lists the landmarks in an order of its own
+        spots = first[:, 0, None, 2:4] + first[:, 0, 4 : 4 + 2 * count].unflatten(-1, (count, 2))
+        lengths = (spots[:, None] - first[:, :, None, 2:4]).norm(dim=-1)
         shared = share_out(lengths, self.settings["temperature"], self.settings["clash"], self.seed)
-        way = ways(history.observation).take_along_dim(shared[..., None, None], -2).squeeze(-2)
+        way = spots.take_along_dim(shared[..., None], 1) - place
         mates = history.observation[..., 4 + 2 * count :].unflatten(-1, (agents - 1, 2))
         wanted = s["gain"] * way
         wanted = wanted * (s["speed"] / wanted.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_max(1)

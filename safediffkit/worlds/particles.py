@@ -159,8 +159,8 @@ class Landmarks:
     """Agents cover landmarks: rewarded for being near them, less 5 for each team mate touched.
 
     Each sees its velocity, its place, the way to each landmark and to each team mate, as in simple_spread less the
-    zeros that silent team mates say. Of the landmarks, `dismissed` are drawn anew for each episode: they earn nothing,
-    and `absent` says how they are seen. [DOM2 Fig. 1]
+    zeros that silent team mates say, and with the nearest landmark first. Of the landmarks, `dismissed` are drawn anew
+    for each episode: they earn nothing, and `absent` says how they are seen. [DOM2 Fig. 1]
 
     With `apart` all start and all landmarks lie so far from each other that no two agents touch, neither at the start
     nor when each is on a landmark of its own. Up to 3 agents start in a square of half width 1, up to 10 in one of 2,
@@ -223,12 +223,15 @@ class Landmarks:
     def observe(self) -> Float[np.ndarray, "agents obs"]:
         """List velocity, place, the way to each landmark and the way to each team mate, 2 numbers each.
 
-        With `velocities`, each way to a team mate is followed by that mate's velocity less the own.
+        The nearest landmark comes first, see `landmarks`. With `velocities`, each way to a team mate is followed by
+        that mate's velocity less the own.
         """
         places, spots = _places(self.team), _places(self.world.landmarks)
         ways = spots[self._shown] - places[:, None]
         if self.absent == "far":
             ways[:, ~self.present] = FAR
+        order = np.linalg.norm(ways, axis=-1).argsort(1, kind="stable")
+        ways = np.take_along_axis(ways, order[..., None], 1)
         mates = places[self._others] - places[:, None]
         velocities = np.array([agent.state.p_vel for agent in self.team])
         if self.velocities:

@@ -89,10 +89,12 @@ def test_dismissed_landmarks_earn_nothing_and_are_seen_as_agreed(absent):
     world.game.dismiss(np.array([0]))
     assert world.game.rewards().tolist() == [2]
     # the landmark nearest to the dismissed one is the second
-    assert world.game.observe()[0, 4:].tolist() == [*((0.5, 0) if absent == "copy" else (4, 4)), 0.5, 0, 0, 2]
+    seen = {"copy": [0.5, 0, 0.5, 0, 0, 2], "far": [0.5, 0, 0, 2, 4, 4]}
+    assert world.game.observe()[0, 4:].tolist() == seen[absent]
     world.game.dismiss(np.array([1]))
     assert world.game.rewards().tolist() == [10]
-    assert world.game.observe()[0, 4:].tolist() == [0, 0, *((0, 0) if absent == "copy" else (4, 4)), 0, 2]
+    seen = {"copy": [0, 0, 0, 0, 0, 2], "far": [0, 0, 0, 2, 4, 4]}
+    assert world.game.observe()[0, 4:].tolist() == seen[absent]
 
 
 def test_every_landmark_is_dismissed_as_often_as_any_other():
@@ -189,6 +191,8 @@ def test_cooperative_navigation_moves_as_mpe2s_simple_spread(seed):
     random = np.random.default_rng(0)
     for _ in range(25):
         for name in ours.possible_agents:
+            ways = expected[name][4:10].reshape(3, 2)
+            expected[name][4:10] = ways[np.linalg.norm(ways, axis=1).argsort()].ravel()
             assert np.array_equal(seen[name], expected[name][:14])
             assert (expected[name][14:] == 0).all()
         forces = {name: random.uniform(-1, 1, 2).astype(np.float32) for name in ours.agents}
@@ -322,8 +326,8 @@ def test_assignments_by_hand():
     world.reset(seed=0)
     put(world, [(1, 0), (0, 0.1), (-0.7, 0)], [(0, 0), (1, 0), (-1, 0)])
     seen = torch.from_numpy(world.game.observe())
-    assert assignments(seen, 3).tolist() == [1, 0, -1]
-    assert assignments(seen, 3, radius=0.35).tolist() == [1, 0, 2]
+    assert assignments(seen, 3).tolist() == [2, 1, -1]
+    assert assignments(seen, 3, radius=0.35).tolist() == [2, 1, 0]
     assert assignments(seen.expand(4, 5, 3, -1), 3).shape == (4, 5, 3)
     world.game.dismiss(np.array([0]))
     put(world, [(1, 0), (0, 0.1), (-0.7, 0)])
@@ -333,12 +337,14 @@ def test_assignments_by_hand():
 
 
 class ToLandmark:
-    """Send agent j to landmark j: a pull like a spring, and a brake."""
+    """Send agent j to the j-th landmark from the left: a pull like a spring, and a brake."""
 
     def act(self, history):
         seen = history.observation
         agents = torch.arange(seen.shape[1])
-        ways = seen[..., 4:].unflatten(-1, (-1, 2))[:, agents, agents]
+        ways = seen[..., 4:16].unflatten(-1, (6, 2))
+        order = ways[..., 0].argsort(-1)[:, agents, agents]
+        ways = ways[torch.arange(len(ways))[:, None], agents, order]
         return 4 * ways - 1.5 * seen[..., :2]
 
 
