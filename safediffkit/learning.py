@@ -68,6 +68,20 @@ class Standardise(nn.Module):
         return (observation - self.mean) / self.spread
 
 
+def standardise_team(
+    scale: Standardise, observation: Float[Tensor, "*batch agents obs"], agents: int
+) -> Float[Tensor, "*batch agents obs"]:
+    """Standardise a team's observations, every agent's numbers by their own mean and spread.
+
+    Raises:
+        ValueError: there are more or fewer agents than the policy, whose scale this is, was made for.
+    """
+    if observation.shape[-2] != agents:
+        raise ValueError(f"observations of {observation.shape[-2]} agents; this policy is for {agents}")
+    scaled: Tensor = scale(observation.flatten(-2)).view(observation.shape)
+    return scaled
+
+
 def progress(steps: int, label: str) -> Watch:
     """Watch with a progress bar that shows the latest losses."""
     from tqdm import tqdm

@@ -35,9 +35,9 @@ from safediffkit.diffusion.denoise import dpm_solver_1_step, noise_prediction_lo
 from safediffkit.diffusion.guidance import clip_clean, guide
 from safediffkit.diffusion.networks import PerAgent, VectorNoise, mlp
 from safediffkit.diffusion.schedule import Schedule, cosine_schedule
-from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, words
+from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, standardise_team, words
 from safediffkit.policy import History
-from safediffkit.safety.critics import AgentCritics, conservative_loss, td_loss
+from safediffkit.safety.critics import AgentCritics, cautious_losses, td_loss
 
 
 def _check_numbers(config: "CQLConfig | OMARConfig") -> None:
@@ -112,7 +112,7 @@ class Actors(nn.Module):
         Raises:
             ValueError: there are more or fewer agents than the policy was made for.
         """
-        return self.choose(_scaled(self, history.observation))
+        return self.choose(standardise_team(self.scale, history.observation, self.arguments["agents"]))
 
     def choose(self, state: Float[Tensor, "*batch agents obs"]) -> Float[Tensor, "*batch agents act"]:
         """Give each agent's action in the box [-1, 1] for (scaled) states."""
@@ -196,8 +196,8 @@ def _train_actors(
         actor = torch.optim.Adam(policy.actor.parameters(), config.learning_rate, fused=True)
         judge = torch.optim.Adam(policy.critics.parameters(), config.learning_rate, fused=True)
 
-        observations, actions = _scaled(policy, dataset.observations), dataset.actions
-        next_observations = _scaled(policy, dataset.next_observations)
+        observations, actions = standardise_team(policy.scale, dataset.observations, agents), dataset.actions
+        next_observations = standardise_team(policy.scale, dataset.next_observations, agents)
         # values are means over steps, in units of an agent's mean reward, as DOM2's
         rewards = (1 - config.discount) * dataset.rewards / dataset.rewards.abs().mean(0).clamp_min(1e-6)
 
@@ -207,12 +207,10 @@ def _train_actors(
             with torch.no_grad():
                 noise = (config.smoothing * torch.randn_like(action)).clamp(-0.5, 0.5)
                 next_value = target.critics(then, (target.choose(then) + noise).clamp(-1, 1)).amin(0)
-            random = torch.rand(config.random_actions, *action.shape) * 2 - 1
-            judged = torch.cat([action[None], random])
-            # plans, twins, agents, batch
-            values = policy.critics(state.expand(len(judged), *state.shape), judged).permute(1, 0, 3, 2)
-            difference = td_loss(values[0], rewards[at].T, next_value.T, dataset.terminated[at], config.discount)
-            caution = conservative_loss(values[1:], values[0])
+            _, difference, caution = cautious_losses(
+                policy.critics, state, action, rewards[at], next_value, dataset.terminated[at],
+                discount=config.discount, random_actions=config.random_actions,
+            )  # fmt: skip
             judge.zero_grad()
             (difference + config.conservative_weight * caution).backward()
             judge.step()
@@ -294,7 +292,9 @@ class SfBC(nn.Module):
         Raises:
             ValueError: there are more or fewer agents than the policy was made for.
         """
-        candidates, values = self.judged(_scaled(self, history.observation), self.candidates)
+        candidates, values = self.judged(
+            standardise_team(self.scale, history.observation, self.arguments["agents"]), self.candidates
+        )
         return resampled(candidates, values, self.sharpness)
 
     def judged(
@@ -339,8 +339,8 @@ def train_sfbc(
         target.load_state_dict(policy.state_dict())
         optimiser = torch.optim.Adam(policy.parameters(), config.learning_rate, fused=True)
 
-        observations, actions = _scaled(policy, dataset.observations), dataset.actions
-        next_observations = _scaled(policy, dataset.next_observations)
+        observations, actions = standardise_team(policy.scale, dataset.observations, agents), dataset.actions
+        next_observations = standardise_team(policy.scale, dataset.next_observations, agents)
         # values in units of the spread of returns to go, as in the source, where alpha is for such
         rewards = dataset.rewards / dataset.return_to_go(config.discount).std(0).clamp_min(1e-6)
 
@@ -370,12 +370,3 @@ def _sizes(name: str, dataset: Dataset) -> tuple[int, int, int]:
         raise ValueError(f"{name} learns from a Dataset with an agents axis; unsqueeze one for a single agent")
     _, agents, obs = dataset.observations.shape
     return agents, obs, dataset.actions.shape[-1]
-
-
-def _scaled(policy: Actors | SfBC, observation: Float[Tensor, "*batch agents obs"]) -> Tensor:
-    if observation.shape[-2] != policy.arguments["agents"]:
-        raise ValueError(
-            f"observations of {observation.shape[-2]} agents; this policy is for {policy.arguments['agents']}"
-        )
-    scaled: Tensor = policy.scale(observation.flatten(-2)).view(observation.shape)
-    return scaled

@@ -23,9 +23,9 @@ from safediffkit.data.reshape import repeat_good_episodes, return_thresholds
 from safediffkit.diffusion.denoise import noise_prediction_loss
 from safediffkit.diffusion.networks import PerAgent, VectorNoise
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule
-from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, words
+from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, standardise_team, words
 from safediffkit.policy import History
-from safediffkit.safety.critics import AgentCritics, conservative_loss, td_loss
+from safediffkit.safety.critics import AgentCritics, cautious_losses
 
 Network = Literal["unet", "mlp"]
 
@@ -94,10 +94,7 @@ class DOM2(nn.Module):
 
     def scaled(self, observation: Float[Tensor, "*batch agents obs"]) -> Float[Tensor, "*batch agents obs"]:
         """Standardise observations, as all networks want them."""
-        if observation.shape[-2] != self.agents:
-            raise ValueError(f"observations of {observation.shape[-2]} agents; this policy is for {self.agents}")
-        scaled: Tensor = self.scale(observation.flatten(-2)).view(observation.shape)
-        return scaled
+        return standardise_team(self.scale, observation, self.agents)
 
     def draw(
         self, state: Float[Tensor, "*#batch agents obs"], batch: tuple[int, ...]
@@ -167,12 +164,10 @@ def train(
             state, action, then = observations[at], actions[at], next_observations[at]
             with torch.no_grad():
                 next_value = target.critics(then, target.draw(then, then.shape[:1])).amin(0)
-            random = torch.rand(config.random_actions, *action.shape) * 2 - 1
-            judged = torch.cat([action[None], random])
-            # plans, twins, agents, batch
-            values = policy.critics(state.expand(len(judged), *state.shape), judged).permute(1, 0, 3, 2)
-            difference = td_loss(values[0], rewards[at].T, next_value.T, dataset.terminated[at], config.discount)
-            caution = conservative_loss(values[1:], values[0])
+            recorded, difference, caution = cautious_losses(
+                policy.critics, state, action, rewards[at], next_value, dataset.terminated[at],
+                discount=config.discount, random_actions=config.random_actions,
+            )  # fmt: skip
             judge.zero_grad()
             (difference + config.conservative_weight * caution).backward()
             judge.step()
@@ -181,7 +176,7 @@ def train(
             policy.critics.requires_grad_(False)  # judge the policy without learning from it
             proposed = policy.critics(state, policy.draw(state, state.shape[:1]))[0]
             policy.critics.requires_grad_(True)
-            loss = policy_loss(imitation, proposed, values[0, 0].T, config)
+            loss = policy_loss(imitation, proposed, recorded[0].T, config)
             actor.zero_grad()
             loss.backward()
             actor.step()

@@ -93,3 +93,26 @@ def conservative_loss(
     in the data, leave the sign open; its formula is this one. [CQL Eq. 4, the variant with entropy]
     """
     return weight * (values_random.logsumexp(0) - values_data).mean(-1).sum()
+
+
+def cautious_losses(
+    critics: AgentCritics,
+    state: Float[Tensor, "batch agents obs"],
+    action: Float[Tensor, "batch agents act"],
+    reward: Float[Tensor, "batch agents"],
+    next_value: Float[Tensor, "batch agents"],
+    terminated: Bool[Tensor, "batch"],
+    *,
+    discount: float,
+    random_actions: int,
+) -> tuple[Float[Tensor, "2 agents batch"], Float[Tensor, ""], Float[Tensor, ""]]:
+    """Judge recorded actions beside uniform draws: both twins' values of the recorded, `td_loss`, `conservative_loss`.
+
+    [DOM2 Eq. 1]
+    """
+    random = torch.rand(random_actions, *action.shape) * 2 - 1
+    judged = torch.cat([action[None], random])
+    # plans, twins, agents, batch
+    values = critics(state.expand(len(judged), *state.shape), judged).permute(1, 0, 3, 2)
+    difference = td_loss(values[0], reward.T, next_value.T, terminated, discount)
+    return values[0], difference, conservative_loss(values[1:], values[0])
