@@ -1,8 +1,9 @@
 """The tasks: DSRL's in Bullet, and ours for teams. What each one's episodes look like and how they are scored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Task:
     box: tuple[float, float] = (-1.0, 1.0)  # bounds of every action component
     agents: tuple[int, ...] = ()  # length of the agents axis, if there is one
     world: str = "bullet.make"  # module and function of `safediffkit.worlds` that make its world
+    keywords: Mapping[str, Any] = field(default_factory=dict)  # of that function
 
     @property
     def pack(self) -> str:
@@ -120,7 +122,9 @@ _MERGE = Task("", 10, 1, 80, (-12.5, 154.1), (0.0, 116.0), agents=(2,), world="m
 TEAMS = {
     task.name: task
     for task in (
-        *(replace(_LANDMARKS, name=f"landmarks-{quality}") for quality in (*QUALITIES, "mixed-safety")),
+        *(replace(_LANDMARKS, name=f"landmarks-{quality}") for quality in QUALITIES),
+        # a barrier must see how fast team mates come
+        replace(_LANDMARKS, name="landmarks-mixed-safety", obs=24, keywords={"velocities": True}),
         *(replace(_NAVIGATION, name=f"cooperative-navigation-{quality}") for quality in QUALITIES),
         replace(_MERGE, name="merge-mixed-safety"),
     )

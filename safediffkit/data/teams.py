@@ -58,16 +58,19 @@ EPISODES = {"landmarks.landmarks": 550, "landmarks.cooperative_navigation": 800,
 class LandmarkTeam:
     """A team that shares the landmarks out and goes to them; `settings`, of RANGES, broadcast over worlds and agents.
 
-    `seed` decides the sharing out, torch's own random numbers the noise.
+    `seed` decides the sharing out, torch's own random numbers the noise. Where team mates' velocities are seen
+    (`velocities`), they are not heeded.
     """
 
     settings: dict[str, Float[Tensor, "*#worlds"]]
     seed: int
+    velocities: bool = False
 
     def act(self, history: History) -> Float[Tensor, "worlds agents act"]:
         """Go on towards the landmark that each agent got at the start of the episode."""
         s, agents = {name: value[..., None] for name, value in self.settings.items()}, history.observation.shape[-2]
-        count = history.observation.shape[-1] // 2 - 1 - agents
+        each = 4 if self.velocities else 2  # numbers of a team mate
+        count = (history.observation.shape[-1] - 4 - each * (agents - 1)) // 2
 
         first, place = history.observations[:, 0], history.observation[..., 2:4]
         # as the first agent sees them: each lists the landmarks in an order of its own
@@ -75,7 +78,7 @@ class LandmarkTeam:
         lengths = (spots[:, None] - first[:, :, None, 2:4]).norm(dim=-1)
         shared = share_out(lengths, self.settings["temperature"], self.settings["clash"], self.seed)
         way = spots.take_along_dim(shared[..., None], 1) - place
-        mates = history.observation[..., 4 + 2 * count :].unflatten(-1, (agents - 1, 2))
+        mates = history.observation[..., 4 + 2 * count :].unflatten(-1, (agents - 1, each))[..., :2]
         wanted = s["gain"] * way
         wanted = wanted * (s["speed"] / wanted.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_max(1)
         force: Tensor = s["stiffness"] * (wanted - history.observation[..., :2])
@@ -161,7 +164,7 @@ def tune(task: str, seed: int, *, progress: bool = False) -> list[Settings]:
     with tqdm(total=ROUNDS, desc=f"tune {facts.world}", disable=not progress) as bar:
         for settings, _ in islice(_training(facts, seed), ROUNDS):
             rounds.append(settings)
-            returns.append(_judged(_team([settings], seed), facts, seed))
+            returns.append(_judged(_team([settings], seed, facts), facts, seed))
             bar.update()
             bar.set_postfix(random=f"{low:.1f}", now=f"{returns[-1]:.1f}")
     best = int(np.argmax(returns))
@@ -193,7 +196,7 @@ def _training(task: Task, seed: int) -> Iterator[tuple[Settings, list[Dataset]]]
         ran: list[Dataset] = []
 
         def value(guess: np.ndarray, start: int, ran: list[Dataset] = ran) -> float:
-            team = _team([named(RANGES, guess)], start)
+            team = _team([named(RANGES, guess)], start, task)
             ran.append(rollout(team, task.name, episodes=TRIES, budget=0, seed=start))
             return float(ran[-1].episode_returns().sum(1).mean())
 
@@ -209,9 +212,10 @@ def _judged(policy: Policy, task: Task, seed: int) -> float:
     return float(episodes.episode_returns().sum(1).mean())
 
 
-def _team(each: list[Settings], seed: int) -> LandmarkTeam:
+def _team(each: list[Settings], seed: int, task: Task) -> LandmarkTeam:
     # one for all episodes, or one for each
-    return LandmarkTeam({name: torch.tensor([[settings[name]] for settings in each]) for name in RANGES}, seed)
+    settings = {name: torch.tensor([[settings[name]] for settings in each]) for name in RANGES}
+    return LandmarkTeam(settings, seed, **task.keywords)
 
 
 # --- recording ---
@@ -246,16 +250,17 @@ def record(task: str, episodes: int, seed: int, tuned: list[Settings]) -> Datase
             words = f"{LOT}all settings tried in {len(tuned) - 1} rounds of tuning, from {CLUMSY} up to {medium}"
             data = _replay(facts, episodes, seed, len(tuned) - 1)
         case "medium":
-            words, data = f"{LOT}medium, {medium}", run(_team([medium], start))
+            words, data = f"{LOT}medium, {medium}", run(_team([medium], start, facts))
         case "medium-expert":
             words = f"{LOT}first half medium, {medium}, second half expert, {expert}"
-            data = run(_team([medium] * (episodes - half) + [expert] * half, start))
+            data = run(_team([medium] * (episodes - half) + [expert] * half, start, facts))
         case "expert":
-            words, data = f"{LOT}expert, {expert}", run(_team([expert], start))
+            words, data = f"{LOT}expert, {expert}", run(_team([expert], start, facts))
         case _:
             words = f"{LOT}expert, {expert}, but for settings drawn evenly for each episode, {MIXED}"
             draw = torch.Generator().manual_seed(start)
-            data = run(LandmarkTeam(_team([expert], 0).settings | _drawn(MIXED, (episodes, 1), draw), start))
+            team = _team([expert], start, facts)
+            data = run(replace(team, settings=team.settings | _drawn(MIXED, (episodes, 1), draw)))
     return _told(data, facts, words, seed)
 
 

@@ -104,8 +104,10 @@ def rollout(policy: Policy, world: World, *, episodes: int, budget: float, seed:
             each.close()
 
 
-def task_world(task: str) -> Any:
+def task_world(task: str, **changes: Any) -> Any:
     """Make the world of a task: "landmarks-expert" lies in `landmarks()`, "OfflineCarRun-v0" in Bullet.
+
+    `changes` are keywords of a team's world: `dismissed=3` takes three landmarks away.
 
     Raises:
         ValueError: there is no such task.
@@ -114,7 +116,7 @@ def task_world(task: str) -> Any:
     facts = find_task(task)
     module, _, function = facts.world.partition(".")
     make = getattr(import_module(f"safediffkit.worlds.{module}"), function)
-    return make(facts.name) if facts.world == "bullet.make" else make()
+    return make(facts.name, **changes) if facts.world == "bullet.make" else make(**{**facts.keywords, **changes})
 
 
 def _make(world: World) -> Any:

@@ -122,6 +122,15 @@ def test_it_keeps_off_mates_within_the_radius():
     assert act(settings, seen((0, 0), [(0, 0)], [(0, -0.4), (0.6, 0)])) == pytest.approx([0, 0.2])
 
 
+def test_it_does_the_same_where_velocities_are_seen():
+    settings = BOLD | {"strength": 2.0, "radius": 0.5, "temperature": 0.01}
+    ways, mates = [(0.1, 0), (0, 0.9)], [(0.1, 0.2), (-0.3, 0)]
+    plain = act(settings, seen((0.1, 0), ways, mates))
+    seeing = seen((0.1, 0), ways, [(*mate, 7.0, -7.0) for mate in mates])
+    team = LandmarkTeam({name: numbers(value) for name, value in settings.items()}, 0, velocities=True)
+    assert team.act(History.start(seeing, 2))[0, 0].tolist() == pytest.approx(plain)
+
+
 def test_it_keeps_the_landmark_that_it_got_at_the_start():
     settings = BOLD | {"temperature": 0.01, "clash": 0.0}
     start = seen((0, 0), [(0.1, 0), (0, 0.9)], FAR_OFF)
@@ -174,6 +183,13 @@ def test_every_task_lies_in_the_world_that_its_record_says(name):
         assert world.observation_space(agent).shape == (facts.obs,)
         space = world.action_space(agent)
         assert (space.shape, space.low.min(), space.high.max()) == ((facts.act,), *facts.box)
+
+
+def test_a_tasks_world_can_be_changed():
+    world = task_world("landmarks-mixed-safety", dismissed=2)
+    assert world.game.dismissed == 2
+    assert world.game.velocities
+    assert not task_world("landmarks-mixed-safety", velocities=False).game.velocities
 
 
 @pytest.mark.parametrize("name", ["landmarks-expert", "merge-mixed-safety"])
@@ -307,7 +323,7 @@ def test_rewards_are_those_of_what_was_seen(packs):
     data = packs["landmarks-mixed-safety"]
     after = data.next_observations
     gaps = after[..., 4:16].unflatten(-1, (6, 2)).norm(dim=-1)
-    apart = after[..., 16:].unflatten(-1, (2, 2)).norm(dim=-1)
+    apart = after[..., 16:].unflatten(-1, (2, 4))[..., :2].norm(dim=-1)
     clear = ((apart - 0.3).abs() > 0.003).all(-1)  # beyond the rounding of the stored numbers
     touched = (apart < 0.3).sum(-1)
     earned = torch.from_numpy(near_the_nearest(gaps.flatten(0, 1).numpy())).view(-1, 3) - 5 * touched
