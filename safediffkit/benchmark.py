@@ -10,18 +10,41 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from safediffkit.data.tasks import QUALITIES
+from safediffkit.results import by_budget, by_quality, markdown
+
+Command = list[str]  # arguments of `python -m safediffkit.train`
+Settings = dict[str, float | str]
 
 TASKS = ("OfflineBallCircle-v0", "OfflineCarCircle-v0")  # of SPI's table
 MORE_TASKS = (*TASKS, "OfflineBallRun-v0", "OfflineCarRun-v0")  # of the table of budgets
 BUDGETS = (10, 20, 40)
 PLANNERS = ("tcdp", "trebi", "cdd")
 SEEDS = (0, 1, 2)
+TEAM_SEEDS = (*SEEDS, 3, 4)  # of DOM2's table
+# method and settings; imitation and all ablations are DOM2 with something left out [DOM2 Fig. 6]
+IMITATION: tuple[str, Settings] = ("dom2", {"network": "mlp", "value_weight": 0, "repeat_above": ""})
+TEAMS: dict[str, tuple[str, Settings]] = {
+    "dom2": ("dom2", {"network": "mlp"}),
+    "ma-cql": ("ma-cql", {}),
+    "omar": ("omar", {}),
+    "ma-sfbc": ("ma-sfbc", {"network": "mlp"}),
+    "madiff": ("madiff", {}),
+    "imitation": IMITATION,
+}
+ABLATIONS: dict[str, tuple[str, Settings]] = {
+    "dom2-without-imitation": ("dom2", {"network": "mlp", "imitate": 0}),
+    "dom2-without-values": ("dom2", {"network": "mlp", "value_weight": 0}),
+    "dom2-without-copies": ("dom2", {"network": "mlp", "repeat_above": ""}),
+    "dom2-unet": ("dom2", {"network": "unet"}),
+}
+SHARES = (0.2, 0.05)  # of the episodes, for data efficiency
+MIXTURE = "landmarks-medium-expert"  # the task of ablations and data shares
 SHOWN = TASKS[0], 0  # the task and seed whose policies lesson 04 loads
-Command = list[str]  # arguments of `python -m safediffkit.train`
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     make, folder, _ = TABLES[given.table]
     if given.show:
-        show = by_budget if given.table == "budgets" else markdown
+        show = {"budgets": by_budget, "landmarks": by_quality}.get(given.table, markdown)
         print(show(sorted((given.assets / folder).glob("*-[0-9].json"))))
         return 0
     try:
@@ -90,65 +113,6 @@ def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     return commands
 
 
-def _scores(records: list[Path]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    # task, method, rule and score
-    for file in records:
-        record = json.loads(file.read_text())
-        name = file.stem.removesuffix(f"-{record['task']}-{record['config']['seed']}")
-        yield from ((record["task"], name, rule, score) for rule, score in record["scores"].items())
-
-
-def scores_of(records: list[Path]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Collect the scores of each (task, budget, method), one a seed. Of SPI's two rules the safer one counts."""
-    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for task, name, rule, score in _scores(records):
-        if not rule.startswith("reward"):
-            method = name.removesuffix(f"-{score['budget']:g}")
-            cells.setdefault((task, f"{score['budget']:g}", method), []).append(score)
-    return cells
-
-
-def by_budget(records: list[Path]) -> str:
-    """Draw up records as a Markdown table of tasks and budgets by methods: mean reward @ mean cost over seeds.
-
-    A star marks a mean cost within the budget.
-    """
-    cells = scores_of(records)
-    methods = [
-        one for one in (*PLANNERS, "cdt", "fisor", "spi", "bc-safe", "bc") if any(one == key[2] for key in cells)
-    ]
-    lines = [f"| task | budget | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
-    for task, budget in sorted({key[:2] for key in cells}, key=lambda key: (MORE_TASKS.index(key[0]), float(key[1]))):
-        row = []
-        for method in methods:
-            scores = cells.get((task, budget, method), [])
-            reward, cost = (
-                sum(score[what]["mean"] for score in scores) / max(len(scores), 1)
-                for what in ("normalised_reward", "cost")
-            )
-            row.append(f"{reward:.2f} @ {cost:.1f}{'*' * (cost <= float(budget))}" if scores else "-")
-        lines.append(f"| {task} | {budget} | {' | '.join(row)} |")
-    return "\n".join(lines)
-
-
-def markdown(records: list[Path]) -> str:
-    """Draw up records as a Markdown table: mean over seeds, and the least and greatest seed in brackets."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for task, method, rule, score in _scores(records):
-        groups.setdefault((task, method, rule), []).append(score)
-    lines = [
-        "| task | method | rule | seeds | normalised reward | cost | within budget |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for names, scores in sorted(groups.items()):
-        figures = []
-        for key in ("normalised_reward", "cost", "within_budget"):
-            means = [score[key]["mean"] for score in scores]
-            figures.append(f"{sum(means) / len(means):.2f} ({min(means):.2f} to {max(means):.2f})")
-        lines.append(f"| {' | '.join(names)} | {len(scores)} | {' | '.join(figures)} |")
-    return "\n".join(lines)
-
-
 def simplex_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     """List SPI at ten points of the simplex of weights, for the lesson's control; `runs` goes unused."""
     folder, commands = assets / "policies" / TASKS[0] / "simplex", []
@@ -187,21 +151,50 @@ def budgets_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     return commands
 
 
+def landmarks_table(assets: Path, runs: Path, steps: int) -> list[Command]:
+    """List the runs of DOM2, its rivals and imitation on landmarks of every quality, and on a part of the mixture.
+
+    DOM2's ablations come last. [DOM2 Sec. 5.3] [DOM2 Fig. 6]
+    """
+    commands = []
+
+    def add(label: str, method: str, settings: Settings, task: str, seed: int, share: float = 1.0) -> None:
+        shown = (task, seed, share) == (MIXTURE, 0, 1.0) and label in ("dom2", "imitation", "ma-cql")  # lesson 07's
+        name = label if share == 1 else f"{label}-share-{share:g}"
+        kept = assets / "policies" / task / name if shown else runs / "landmarks" / f"{name}-{task}-{seed}"
+        record = assets / "results" / "landmarks" / f"{name}-{task}-{seed}.json"
+        command = _command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, settings)
+        commands.append([*command, "--budget", "0", "--episodes", "50", *(["--share", str(share)] * (share < 1))])
+
+    for seed in TEAM_SEEDS:
+        for quality in QUALITIES:
+            for label, (method, settings) in TEAMS.items():
+                add(label, method, settings, f"landmarks-{quality}", seed)
+    for seed in TEAM_SEEDS:
+        for share in SHARES:
+            for label, (method, settings) in TEAMS.items():
+                add(label, method, settings, MIXTURE, seed, share)
+    for seed in TEAM_SEEDS:
+        for label, (method, settings) in ABLATIONS.items():
+            add(label, method, settings, MIXTURE, seed)
+    return commands
+
+
 TABLES = {
     "spi": (spi_table, "results", "SPI and its ablations"),
     "simplex": (simplex_table, f"policies/{SHOWN[0]}/simplex", "the policies of lesson 04"),
     "budgets": (budgets_table, "results/budgets", "all methods under three budgets"),
+    "landmarks": (landmarks_table, "results/landmarks", "teams among landmarks that may vanish"),
 }
 
 
-def _command(
-    method: str, task: str, seed: int, steps: int, kept: Path, record: Path, settings: dict[str, float]
-) -> Command:
+def _command(method: str, task: str, seed: int, steps: int, kept: Path, record: Path, settings: Settings) -> Command:
     command = [method, task, "--seed", str(seed), "--steps", str(steps), "--out", str(kept), "--record", str(record)]
-    return [*command, *(["--set"] if settings else []), *(f"{name}={value:.10g}" for name, value in settings.items())]
+    told = (f"{name}={value if isinstance(value, str) else f'{value:.10g}'}" for name, value in settings.items())
+    return [*command, *(["--set"] if settings else []), *told]
 
 
-def _weights(weights: tuple[float, ...]) -> dict[str, float]:
+def _weights(weights: tuple[float, ...]) -> Settings:
     return {name: weight / sum(weights) for name, weight in zip(("imitate", "reward", "safety"), weights, strict=True)}
 
 

@@ -126,15 +126,11 @@ def select_guidance(task: str, method: str, *, budgets: list[float], steps: int,
 
 def _split(task: str, seed: int) -> "tuple[Dataset, Dataset]":
     # 70 % of the episodes to train on, and the others
-    import torch
-
     from safediffkit import load
+    from safediffkit.data.reshape import split_episodes
 
-    dataset = load(task)
-    episodes = int(dataset.episode[-1]) + 1
-    held_out = torch.zeros(episodes, dtype=torch.bool)
-    held_out[torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))[: round(0.3 * episodes)]] = True
-    return dataset.where(~held_out[dataset.episode]), dataset.where(held_out[dataset.episode])
+    unseen, seen = split_episodes(load(task), 0.3, seed)
+    return seen, unseen
 
 
 def select(

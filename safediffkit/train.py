@@ -4,7 +4,8 @@
 
 writes the policy to that file and the result record beside it (runs/spi.json). Interrupted, the same command goes on
 from the last checkpoint. `--set name=value` changes any field of the method's Config. `--budget 10 20 40` scores the
-one trained policy under each of these budgets.
+one trained policy under each of these budgets. A team is scored in its task's shifted worlds too. `--share 0.05` trains
+on one episode in twenty.
 """
 
 import argparse
@@ -82,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         "--set", nargs="*", default=[], metavar="NAME=VALUE", help="other fields of the method's Config"
     )
     parser.add_argument("--data", type=Path, help="an HDF5 file in DSRL's layout (default: the bundled pack)")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the episodes to learn from, drawn by the seed (default: 1)"
+    )
     parser.add_argument("--source", choices=("bundled", "dsrl"), default="bundled")
     parser.add_argument(
         "--budget", type=float, nargs="+", default=[20.0], help="cost limits an episode, scored each (default: 20)"
@@ -110,6 +114,8 @@ def _configured(given: argparse.Namespace) -> tuple[Any, Any]:
     config = replace(make(), **changes)
     if config.steps < 1:
         raise ValueError(f"--steps {config.steps}: at least 1 update is needed")
+    if not 0 < given.share <= 1:
+        raise ValueError(f"--share {given.share}: above 0 and at most 1 is needed")
     if given.episodes < 1:
         raise ValueError(f"--episodes {given.episodes}: at least 1 is needed")
     check_budgets(given.budget)
@@ -149,10 +155,16 @@ def _run(given: argparse.Namespace, train: Any, config: Any, checkpoint: Path) -
     import torch
 
     from safediffkit import load, rollout, save_policy, score
+    from safediffkit.data.reshape import split_episodes
+    from safediffkit.data.tasks import find_task
     from safediffkit.learning import progress, words
+    from safediffkit.worlds.rollout import measures, shifted_worlds
 
     torch.set_num_threads(1)  # two busy threads on two cores made a small update forty times slower
     dataset = load(given.task, source=given.source, path=given.data)
+    if given.share < 1:
+        provenance = f"{dataset.provenance}; a share {given.share:g} of the episodes, drawn by seed {config.seed}"
+        dataset = replace(split_episodes(dataset, given.share, config.seed)[0], provenance=provenance)
     for file in filter(None, (given.out, given.record)):
         file.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -161,11 +173,14 @@ def _run(given: argparse.Namespace, train: Any, config: Any, checkpoint: Path) -
     minutes = (time.perf_counter() - start) / 60
     seed = 10_000 + 1_000 * config.seed  # of the evaluation: no world that the data was recorded in
     variants = policy.variants() if hasattr(policy, "variants") else {"policy": policy}
+    worlds: dict[str, Any] = {"": given.task}
+    worlds |= {f", {shift}": shifted_worlds(given.task, shift) for shift in find_task(given.task).shifts}
     scores = {}
     several = len(given.budget) > 1
-    for (name, variant), budget in product(variants.items(), given.budget):
-        episodes = rollout(variant, given.task, episodes=given.episodes, budget=budget, seed=seed)
-        scores[f"{name} at {budget:g}" if several else name] = asdict(score(episodes, given.task, budget=budget))
+    for (name, variant), (shift, world), budget in product(variants.items(), worlds.items(), given.budget):
+        episodes = rollout(variant, world, episodes=given.episodes, budget=budget, seed=seed)
+        told = asdict(score(episodes, given.task, budget=budget)) | measures(episodes, given.task)
+        scores[f"{name}{shift} at {budget:g}" if several else name + shift] = told
     save_policy(policy, given.out)
     budgets = given.budget if several else given.budget[0]
     return {

@@ -3,7 +3,8 @@ from functools import partial
 
 import pytest
 
-from safediffkit import benchmark, selection
+from safediffkit import benchmark, results, selection
+from safediffkit.data.tasks import QUALITIES
 
 
 @pytest.fixture
@@ -112,13 +113,13 @@ def test_without_a_planners_weight_it_says_what_to_run(chosen, capsys):
 
 
 def test_records_become_a_table(tmp_path):
-    results = tmp_path / "results"
-    results.mkdir()
+    folder = tmp_path / "results"
+    folder.mkdir()
     for seed, reward in ((0, 0.2), (1, 0.6)):
         score = {key: {"mean": reward} for key in ("normalised_reward", "cost", "within_budget")}
         record = {"task": "OfflineBallRun-v0", "config": {"seed": seed}, "scores": {"safest": score}}
-        (results / f"spi-OfflineBallRun-v0-{seed}.json").write_text(json.dumps(record))
-    table = benchmark.markdown(sorted(results.glob("*.json")))
+        (folder / f"spi-OfflineBallRun-v0-{seed}.json").write_text(json.dumps(record))
+    table = results.markdown(sorted(folder.glob("*.json")))
     cell = "0.40 (0.20 to 0.60)"
     assert table.splitlines()[2] == f"| OfflineBallRun-v0 | spi | safest | 2 | {cell} | {cell} | {cell} |"
 
@@ -136,7 +137,7 @@ def test_the_table_of_budgets_sets_methods_side_by_side(tmp_path):
     write("tcdp", 1, ("policy at 10", 10.0, 0.4, 16.0), ("policy at 20", 20.0, 0.6, 30.0))
     write("bc-safe-10", 0, ("policy", 10.0, 0.7, 10.5))
     write("spi", 0, ("reward at 10", 10.0, 0.9, 90.0), ("safest at 10", 10.0, 0.1, 0.0), task="OfflineCarCircle-v0")
-    assert benchmark.by_budget(sorted(tmp_path.glob("*.json"))).splitlines() == [
+    assert results.by_budget(sorted(tmp_path.glob("*.json"))).splitlines() == [
         "| task | budget | tcdp | spi | bc-safe |",
         "|---|---|---|---|---|",
         "| OfflineCarCircle-v0 | 10 | - | 0.10 @ 0.0* | - |",
@@ -236,3 +237,44 @@ def test_selection_refuses_what_makes_no_sense(arguments, message, tmp_path, cap
     with pytest.raises(SystemExit, match="2"):
         selection.main(["OfflineBallRun-v0", *arguments, "--out", str(tmp_path / "w.json")])
     assert message in capsys.readouterr().err
+
+
+def test_teams_meet_every_quality_and_share_with_every_method(tmp_path):
+    # [DOM2 Sec. 5.3]
+    from safediffkit import train
+
+    commands = benchmark.landmarks_table(tmp_path / "assets", tmp_path / "runs", steps=7)
+    assert len({one[one.index("--record") + 1] for one in commands}) == len(commands) == 5 * (5 * 6 + 2 * 6 + 4)
+    met = []
+    for one in commands:
+        given = train._parser().parse_args(one)
+        _, config = train._configured(given)
+        assert (config.steps, config.seed, given.budget) == (7, given.seed, [0])
+        met.append((given.task, given.share))
+    assert {share for _, share in met} == {1, 0.2, 0.05}
+    assert {task for task, _ in met} == {f"landmarks-{quality}" for quality in QUALITIES}
+    ablations = [one for one in commands if "dom2-without-imitation" in " ".join(one)]
+    assert all("imitate=0" in one for one in ablations)
+    assert len(ablations) == 5
+
+
+def test_the_table_of_teams_stars_the_first_and_whoever_is_within_its_interval(tmp_path):
+    def write(name, returns, task="landmarks-expert"):
+        for seed, (six, three) in enumerate(returns):
+            scores = {"policy": {"reward": {"mean": six}}, "policy, three dismissed": {"reward": {"mean": three}}}
+            record = {"task": task, "config": {"seed": seed}, "scores": scores}
+            (tmp_path / f"{name}-{task}-{seed}.json").write_text(json.dumps(record))
+
+    # two seeds: Student's quantile is 12.7, and the standard error of (100, 102) is 1
+    write("dom2", [(100.0, 50.0), (102.0, 60.0)])
+    write("omar", [(89.0, 400.0), (89.0, 400.0)])
+    write("madiff", [(80.0, 0.0)])
+    write("dom2-share-0.2", [(7.0, 8.0)])
+    assert results.by_quality(sorted(tmp_path.glob("*.json")), ("dom2", "omar", "madiff")).splitlines() == [
+        "| data | landmarks | dom2 | omar | madiff |",
+        "|---|---|---|---|---|",
+        "| expert | six | 101 ± 13* | 89 ± 0* | 80 |",
+        "| expert | three dismissed | 55 ± 64 | 400 ± 0* | 0 |",
+        "| expert, share 0.2 | six | 7* | - | - |",
+        "| expert, share 0.2 | three dismissed | 8* | - | - |",
+    ]

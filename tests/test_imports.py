@@ -16,7 +16,12 @@ ORDER = (
     {"learning"},
     {"safety", "policy"},
     {"worlds"},
-    {"methods", "baselines", "data.teams"},  # these teams drive a simulator through worlds
+    {
+        "methods",
+        "baselines",
+        "data.teams",
+        "results",
+    },  # these teams drive a simulator through worlds; results reads records
     {"benchmark", "train", "data.collect"},  # train and collect are commands
     {"selection"},  # and so is this one, which writes records as train does
 )

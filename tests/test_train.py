@@ -6,6 +6,7 @@ import torch
 from builders import make_dataset
 
 from safediffkit import load_policy, train
+from safediffkit.data.tasks import TEAMS
 
 TASK = "OfflineBallRun-v0"
 QUICK = ["--steps", "2", "--episodes", "2", "--set", "hidden=8"]
@@ -83,6 +84,7 @@ def test_nothing_saved_is_overwritten(tmp_path, data, capsys):
         (["dom2", TASK, "--set", "repeat_above=0.5,high"], "repeat_above=0.5,high: a float is needed"),
         (["dom2", TASK, "--set", "repeat_above=0.5,"], "repeat_above=0.5,: a float is needed"),
         (["madiff", TASK, "--set", "execution=alone"], "only decentralised or centralised can be given here"),
+        (["bc", TASK, "--share", "0"], "--share 0.0: above 0 and at most 1"),
         (["bc", TASK, "--episodes", "0"], "--episodes 0: at least 1"),
         (["bc", TASK, "--data", "missing.hdf5"], "missing.hdf5"),
         (["bc-safe", TASK, "--budget", "-3"], "--budget -3.0: 0 or more"),
@@ -132,3 +134,13 @@ def test_a_record_of_one_budget_reads_as_it_always_did(tmp_path, data):
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["evaluation"]["budget"] == 10
     assert list(record["scores"]) == ["policy"]
+
+
+def test_a_team_learns_from_a_share_and_is_scored_in_shifted_worlds(tmp_path):
+    out = tmp_path / "dom2.safetensors"
+    command = ["dom2", "landmarks-expert", "--out", str(out), *QUICK, "network=mlp", "batch=4", "--share", "0.02"]
+    assert train.main(command) == 0
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert "a share 0.02 of the episodes, drawn by seed 0" in record["data"]
+    assert set(record["scores"]) == {"policy", *(f"policy, {name}" for name in TEAMS["landmarks-expert"].shifts)}
+    assert 0 <= record["scores"]["policy, slow"]["covered"] <= 1

@@ -77,6 +77,26 @@ def safe_only(dataset: "safediffkit.data.dataset.Dataset", budget: float) -> "sa
     return replace(kept, provenance=f"{dataset.provenance}; only episodes of cost <= {budget:g}")
 
 
+def split_episodes(
+    dataset: "safediffkit.data.dataset.Dataset", share: float, seed: int
+) -> "tuple[safediffkit.data.dataset.Dataset, safediffkit.data.dataset.Dataset]":
+    """Give a share of the episodes, drawn by the seed, and the others.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, or leaves no episode on one side.
+    """
+    import torch
+
+    episodes = int(dataset.episode[-1]) + 1
+    count = round(share * episodes)
+    if not 0 < count < episodes:
+        raise ValueError(f"a share {share} of {episodes} episodes leaves none on one side: give one between 0 and 1")
+    drawn = torch.zeros(episodes, dtype=torch.bool)
+    drawn[torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))[:count]] = True
+    some, others = (dataset.where(chosen[dataset.episode]) for chosen in (drawn, ~drawn))
+    return some, others
+
+
 def return_thresholds(
     dataset: "safediffkit.data.dataset.Dataset", shares: tuple[float, ...] = (0.5, 0.75, 0.9)
 ) -> tuple[float, ...]:

@@ -25,6 +25,9 @@ class Task:
     agents: tuple[int, ...] = ()  # length of the agents axis, if there is one
     world: str = "bullet.make"  # module and function of `safediffkit.worlds` that make its world
     keywords: Mapping[str, Any] = field(default_factory=dict)  # of that function
+    # other worlds to evaluate in: names, and what of the keywords changes; of several starts each has its turn
+    shifts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    measures: str = ""  # module and function of `safediffkit.worlds` that say more of episodes than sums do
 
     @property
     def pack(self) -> str:
@@ -116,16 +119,26 @@ QUALITIES = ("random", "medium-replay", "medium", "medium-expert", "expert")
 # 0 and 1 are the mean returns of our random and expert data, which `python -m safediffkit.data.collect NAME --seed 0
 # --compact --out FILE` records and prints; cars have no expert: least and greatest of their data, as DSRL's.
 # Costs are least and greatest over all qualities.
-_LANDMARKS = Task("", 20, 2, 25, (217.9, 656.8), (0.0, 30.0), agents=(3,), world="landmarks.landmarks")
+_STARTS = {"start": (0, 1, 2, 3)}
+_SHIFTS: dict[str, dict[str, Any]] = {
+    "three dismissed": {"dismissed": 3}, "three far": {"dismissed": 3, "absent": "far"}, "slow": {"v_min": 0.3},
+    "four starts": _STARTS, "four starts, three dismissed": _STARTS | {"dismissed": 3},
+}  # fmt: skip
+_LANDMARKS = Task(
+    "", 20, 2, 25, (217.9, 656.8), (0.0, 30.0), agents=(3,), world="landmarks.landmarks", measures="landmarks.measures"
+)
 _NAVIGATION = Task("", 14, 2, 25, (464.2, 1733.0), (0.0, 34.0), agents=(3,), world="landmarks.cooperative_navigation")
-_MERGE = Task("", 10, 1, 80, (-12.5, 154.1), (0.0, 116.0), agents=(2,), world="merge.merge")
+_MERGE = Task("", 10, 1, 80, (-12.5, 154.1), (0.0, 116.0), agents=(2,), world="merge.merge", measures="merge.measures")
 TEAMS = {
     task.name: task
     for task in (
-        *(replace(_LANDMARKS, name=f"landmarks-{quality}") for quality in QUALITIES),
+        *(replace(_LANDMARKS, name=f"landmarks-{quality}", shifts=_SHIFTS) for quality in QUALITIES),
         # a barrier must see how fast team mates come
         replace(_LANDMARKS, name="landmarks-mixed-safety", obs=24, keywords={"velocities": True}),
-        *(replace(_NAVIGATION, name=f"cooperative-navigation-{quality}") for quality in QUALITIES),
+        *(
+            replace(_NAVIGATION, name=f"cooperative-navigation-{quality}", shifts={"slow": {"v_min": 0.3}})
+            for quality in QUALITIES
+        ),
         replace(_MERGE, name="merge-mixed-safety"),
     )
 }

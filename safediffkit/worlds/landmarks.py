@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from safediffkit.data.dataset import Dataset
+
+RADIUS = 0.15  # of an agent, in m
 INSTALL = "Install it by `make setup` in a clone, or by `pip install 'safediffkit[teams]'`"
 
 
@@ -129,7 +132,7 @@ def _chase(title: str, name: str, **keywords: Any) -> Any:
 
 
 def assignments(
-    observations: Float[Tensor, "*batch agents obs"], landmarks: int = 6, *, radius: float = 0.15
+    observations: Float[Tensor, "*batch agents obs"], landmarks: int = 6, *, radius: float = RADIUS
 ) -> Int[Tensor, "*batch agents"]:
     """Tell which landmark each agent is on, numbered from left to right: the nearest if within `radius`, else -1.
 
@@ -149,3 +152,28 @@ def assignments(
     # apart by more than what half precision rounds
     left = across < across.gather(-1, nearest[..., None]) - 2e-3
     return torch.where(gap <= radius, left.sum(-1), -1)
+
+
+def measures(episodes: Dataset) -> dict[str, float]:
+    """Say of episodes among six landmarks how safe they were, and whether and in how many ways landmarks were covered.
+
+    "safe" is the share of an agent's steps without a touch, "gap" the least free space between two agents in m, below
+    0 where they overlap, averaged over episodes. An episode is "covered" if at its end each agent is on a landmark of
+    its own. "ways" are the different covers among the episodes of one start, averaged over starts.
+    """
+    ends = episodes.next_observations[episodes.episode.diff(append=torch.tensor([-1])) != 0]
+    starts = episodes.observations[episodes.episode_starts()]
+    taken = assignments(ends)
+    shared = (taken[:, :, None] == taken[:, None]).sum((1, 2)) > taken.shape[1]
+    covered = ~shared & (taken >= 0).all(1)
+    _, group = starts.flatten(1).unique(dim=0, return_inverse=True)
+    ways = [len(taken[covered & (group == number)].unique(dim=0)) for number in range(int(group.max()) + 1)]
+    places = episodes.next_observations[..., 2:4]
+    apart = torch.cdist(places, places) + 9 * torch.eye(places.shape[1])
+    least = torch.full((len(ends),), torch.inf).scatter_reduce(0, episodes.episode, apart.amin((1, 2)), "amin")
+    return {
+        "safe": (episodes.costs == 0).float().mean().item(),
+        "gap": least.mean().item() - 2 * RADIUS,
+        "covered": covered.float().mean().item(),
+        "ways": sum(ways) / len(ways),
+    }

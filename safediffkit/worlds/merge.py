@@ -153,6 +153,22 @@ def outcome(episode: Dataset) -> Outcome:
     return "leader first" if after.argmax() == before.argmax() else "follower first"
 
 
+def measures(episodes: Dataset) -> dict[str, float]:
+    """Say of episodes how safe they were, and the share of each outcome.
+
+    "safe" is the share of a car's steps at a margin of 0 or more, "margin" the least margin in m of any car, averaged
+    over episodes.
+    """
+    least = torch.full((len(episodes.episode_starts()),), torch.inf)
+    least = least.scatter_reduce(0, episodes.episode, margins(episodes.next_observations).amin(1), "amin")
+    outcomes = [outcome(episodes.where(episodes.episode == number)) for number in range(len(least))]
+    return {
+        "safe": (episodes.costs == 0).float().mean().item(),
+        "margin": least.mean().item(),
+        **{name: outcomes.count(name) / len(outcomes) for name in OUTCOMES},
+    }
+
+
 class CarWorld:
     """A world of several controlled cars with PettingZoo's parallel interface; made by `merge` or `main_road`.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import cycle
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -117,6 +118,20 @@ def task_world(task: str, **changes: Any) -> Any:
     module, _, function = facts.world.partition(".")
     make = getattr(import_module(f"safediffkit.worlds.{module}"), function)
     return make(facts.name, **changes) if facts.world == "bullet.make" else make(**{**facts.keywords, **changes})
+
+
+def shifted_worlds(task: str, shift: str) -> Callable[[], Any]:
+    """Make a function that makes the task's worlds as one of its `shifts` says; of several starts each has its turn.
+
+    Raises:
+        ValueError: there is no such task, or it has no such shift.
+    """
+    facts = find_task(task)
+    if shift not in facts.shifts:
+        raise ValueError(f"{facts.name} has no shift {shift!r}; it has {', '.join(facts.shifts) or 'none'}")
+    changes = dict(facts.shifts[shift])
+    starts = cycle({"start": start} for start in changes.pop("start", ()))
+    return lambda: task_world(facts.name, **changes, **next(starts, {}))
 
 
 def _make(world: World) -> Any:
@@ -256,6 +271,19 @@ def score(dataset: Dataset, task: str | None = None, *, budget: float) -> Score:
         spare = 1.0 if budget == 0 else 0.0
         normalised = _estimate((reward - low) / (high - low)), _estimate((cost + spare) / (budget + spare))
     return Score(len(reward), budget, _estimate(reward), _estimate(cost), _estimate(cost <= budget), *normalised)
+
+
+def measures(dataset: Dataset, task: str) -> dict[str, float]:
+    """Say more of a task's episodes than their sums do, as its world can: see `measures` there; {} if it cannot.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if not find_task(task).measures:
+        return {}
+    module, _, function = find_task(task).measures.partition(".")
+    told: dict[str, float] = getattr(import_module(f"safediffkit.worlds.{module}"), function)(dataset)
+    return told
 
 
 def _estimate(values: NDArray[Any]) -> Estimate:

@@ -15,6 +15,7 @@ from safediffkit.data.reshape import (
     repeat_good_episodes,
     return_thresholds,
     safe_only,
+    split_episodes,
 )
 
 KINDS = [np.asarray, torch.as_tensor]
@@ -177,3 +178,16 @@ def test_agents_apart_are_episodes_of_their_own():
         assert torch.equal(alone.observations[4 * j : 4 * j + 4], team.agent(j).observations)
     with pytest.raises(ValueError, match="agents axis"):
         agents_apart(alone)
+
+
+def test_episodes_are_split_whole_and_by_the_seed(make_dataset):
+    data = make_dataset((3,) * 10)
+    some, others = split_episodes(data, 0.3, 0)
+    assert [len(part.episode_starts()) for part in (some, others)] == [3, 7]
+    both = torch.cat([some.rewards, others.rewards]).sort().values
+    assert torch.equal(both, data.rewards.sort().values)
+    assert torch.equal(split_episodes(data, 0.3, 0)[0].rewards, some.rewards)
+    assert not torch.equal(split_episodes(data, 0.3, 1)[0].rewards, some.rewards)
+    for share in (0.0, 0.04, 1.0):
+        with pytest.raises(ValueError, match="10 episodes leaves none on one side"):
+            split_episodes(data, share, 0)

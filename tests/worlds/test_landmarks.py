@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from safediffkit import rollout, score
+from safediffkit.data.dataset import Dataset
 from safediffkit.worlds.landmarks import (
     assignments,
     cooperative_navigation,
     coverage,
     landmarks,
+    measures,
     near_the_nearest,
     predator_prey,
     simple_world,
@@ -414,3 +416,34 @@ def _short_cheetah():
     from safediffkit.worlds.mamujoco import half_cheetah
 
     return half_cheetah(steps=9)
+
+
+def test_measures_say_how_safe_and_in_how_many_ways():
+    """Three agents far apart but for one touch, each at the end of two episodes on a landmark, or all on one."""
+    spots = torch.tensor([[-0.8, 0], [-0.4, 0], [0, 0], [0.4, 0], [0.8, 0], [0, 0.9]])
+
+    def seen(*places):
+        at = torch.tensor(places)
+        ways = (spots - at[:, None]).flatten(1)
+        mates = torch.zeros(3, 4)
+        return torch.cat([torch.zeros(3, 2), at, ways, mates], 1)
+
+    start = seen((0.0, -0.9), (0.5, -0.9), (-0.5, -0.9))
+    ends = [
+        seen((-0.8, 0.0), (0.0, 0.0), (0.8, 0.0)),
+        seen((0.8, 0.0), (0.0, 0.0), (-0.8, 0.0)),
+        seen((0.8, 0.0), (0.0, 0.0), (-0.8, 0.0)),
+        seen((0.4, 0.0), (0.5, 0.0), (-0.8, 0.0)),  # two share one, and overlap by 0.2 m
+    ]
+    costs = torch.zeros(4, 3)
+    costs[3, :2] = 1
+    data = Dataset(
+        observations=start.expand(4, 3, 20), actions=torch.zeros(4, 3, 2), rewards=torch.zeros(4, 3), costs=costs,
+        next_observations=torch.stack(ends), terminated=torch.zeros(4, dtype=torch.bool), episode=torch.arange(4),
+        provenance="made for a test",
+    )  # fmt: skip
+    told = measures(data)
+    assert told["safe"] == pytest.approx(10 / 12)
+    assert told["gap"] == pytest.approx((3 * (0.8 - 0.3) + (0.1 - 0.3)) / 4)
+    assert told["covered"] == pytest.approx(3 / 4)
+    assert told["ways"] == 2

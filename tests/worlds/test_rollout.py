@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safediffkit import rollout, score
-from safediffkit.worlds.rollout import Estimate
+from safediffkit.worlds.rollout import Estimate, measures, shifted_worlds
 
 
 class Counter(gymnasium.Env):
@@ -303,3 +303,26 @@ def test_score_refuses_nothing_and_negative_budgets():
         score(data, budget=-1)
     with pytest.raises(ValueError, match="recorded steps"):
         score(data.where(torch.zeros(2, dtype=torch.bool)), budget=1)
+
+
+def test_shifted_worlds_change_what_the_task_says_and_take_starts_in_turn():
+    make = shifted_worlds("landmarks-expert", "four starts, three dismissed")
+    worlds = [make() for _ in range(5)]
+    assert [world.start for world in worlds] == [0, 1, 2, 3, 0]
+    assert all(world.game.dismissed == 3 for world in worlds)
+    assert shifted_worlds("cooperative-navigation-medium", "slow")().v_min == 0.3
+    with pytest.raises(ValueError, match="no shift 'fast'; it has three dismissed, three far"):
+        shifted_worlds("landmarks-expert", "fast")
+    with pytest.raises(ValueError, match="it has none"):
+        shifted_worlds("OfflineBallRun-v0", "slow")
+
+
+def test_only_some_worlds_tell_more_than_sums():
+    from safediffkit import load
+
+    data = load("merge-mixed-safety")
+    told = measures(data.where(data.episode < 20), "merge-mixed-safety")
+    shares = {name: told[name] for name in ("leader first", "follower first", "slow", "crash")}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert 0 < told["safe"] < 1
+    assert measures(data, "OfflineBallRun-v0") == {}

@@ -18,8 +18,9 @@ from playwright.sync_api import sync_playwright
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
-from safediffkit.benchmark import BUDGETS, MORE_TASKS, scores_of
+from safediffkit.benchmark import BUDGETS, MORE_TASKS
 from safediffkit.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from safediffkit.results import scores_of
 
 ASSETS = Path(__file__).parent
 METHODS = {  # name, colour and symbol

@@ -1,0 +1,117 @@
+"""Records of a table of results, read and drawn up as Markdown."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safediffkit.data.tasks import QUALITIES
+
+ORDER = ("OfflineBallCircle-v0", "OfflineCarCircle-v0", "OfflineBallRun-v0", "OfflineCarRun-v0")
+METHODS = ("tcdp", "trebi", "cdd", "cdt", "fisor", "spi", "bc-safe", "bc")
+TEAMS = ("dom2", "ma-cql", "omar", "ma-sfbc", "madiff", "imitation")
+
+
+def _scores(records: list[Path]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    # task, method, rule and score
+    for file in records:
+        record = json.loads(file.read_text())
+        name = file.stem.removesuffix(f"-{record['task']}-{record['config']['seed']}")
+        yield from ((record["task"], name, rule, score) for rule, score in record["scores"].items())
+
+
+def scores_of(records: list[Path]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Collect the scores of each (task, budget, method), one a seed. Of SPI's two rules the safer one counts."""
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for task, name, rule, score in _scores(records):
+        if not rule.startswith("reward"):
+            method = name.removesuffix(f"-{score['budget']:g}")
+            cells.setdefault((task, f"{score['budget']:g}", method), []).append(score)
+    return cells
+
+
+def by_budget(records: list[Path]) -> str:
+    """Draw up records as a Markdown table of tasks and budgets by methods: mean reward @ mean cost over seeds.
+
+    A star marks a mean cost within the budget.
+    """
+    cells = scores_of(records)
+    methods = [one for one in METHODS if any(one == key[2] for key in cells)]
+    lines = [f"| task | budget | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
+    for task, budget in sorted({key[:2] for key in cells}, key=lambda key: (ORDER.index(key[0]), float(key[1]))):
+        row = []
+        for method in methods:
+            scores = cells.get((task, budget, method), [])
+            reward, cost = (
+                sum(score[what]["mean"] for score in scores) / max(len(scores), 1)
+                for what in ("normalised_reward", "cost")
+            )
+            row.append(f"{reward:.2f} @ {cost:.1f}{'*' * (cost <= float(budget))}" if scores else "-")
+        lines.append(f"| {task} | {budget} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def markdown(records: list[Path]) -> str:
+    """Draw up records as a Markdown table: mean over seeds, and the least and greatest seed in brackets."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for task, method, rule, score in _scores(records):
+        groups.setdefault((task, method, rule), []).append(score)
+    lines = [
+        "| task | method | rule | seeds | normalised reward | cost | within budget |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for names, scores in sorted(groups.items()):
+        figures = []
+        for key in ("normalised_reward", "cost", "within_budget"):
+            means = [score[key]["mean"] for score in scores]
+            figures.append(f"{sum(means) / len(means):.2f} ({min(means):.2f} to {max(means):.2f})")
+        lines.append(f"| {' | '.join(names)} | {len(scores)} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def team_scores(records: list[Path]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+    """Collect the scores of each (task, method, variant and shift, such as "policy, three dismissed"), one a seed.
+
+    A method that learned from a share of the episodes is "dom2-share-0.2".
+    """
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for task, name, rule, score in _scores(records):
+        cells.setdefault((task, name, rule), []).append(score)
+    return cells
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Give the mean over seeds and half the width of its 95 % interval (Student's); nan for a single seed."""
+    from scipy.stats import sem, t
+
+    mean = sum(values) / len(values)
+    return mean, float(sem(values) * t.ppf(0.975, len(values) - 1)) if len(values) > 1 else math.nan
+
+
+def by_quality(records: list[Path], methods: tuple[str, ...] = TEAMS) -> str:
+    """Draw up returns of teams as a Markdown table: quality of the data and world by methods, mean and interval.
+
+    A star marks the first, and each whose mean is within the first's interval.
+    """
+    cells = team_scores(records)
+    lines = [f"| data | landmarks | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
+    parts = [(f"landmarks-{quality}", "") for quality in QUALITIES]
+    shares = {(task, name.removeprefix("dom2")) for task, name, _ in cells if name.startswith("dom2-share")}
+    parts += sorted(shares, reverse=True)
+    for task, part in parts:
+        for shift in ("six", "three dismissed", "three far", "slow"):
+            rule = "policy" if shift == "six" else f"policy, {shift}"
+            found = {name: cells[task, name + part, rule] for name in methods if (task, name + part, rule) in cells}
+            if found:
+                told = {name: interval([one["reward"]["mean"] for one in scores]) for name, scores in found.items()}
+                first, wide = max(told.values())
+                least = first if math.isnan(wide) else first - wide
+                shown = [_cell(*told[name], least) if name in told else "-" for name in methods]
+                data = task.removeprefix("landmarks-") + part.replace("-share-", ", share ")
+                lines.append(f"| {data} | {shift} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _cell(mean: float, wide: float, least: float) -> str:
+    return f"{mean:.0f}{'' if math.isnan(wide) else f' ± {wide:.0f}'}{'*' * (mean >= least)}"
