@@ -26,7 +26,7 @@ BUDGETS = (10, 20, 40)
 PLANNERS = ("tcdp", "trebi", "cdd")
 SEEDS = (0, 1, 2)
 TEAM_SEEDS = (*SEEDS, 3, 4)  # of DOM2's table
-# method and settings; imitation and all ablations are DOM2 with something left out [DOM2 Fig. 6]
+# method and settings; imitation and all ablations are DOM2 with something left out
 IMITATION: tuple[str, Settings] = ("dom2", {"network": "mlp", "value_weight": 0, "repeat_above": ""})
 TEAMS: dict[str, tuple[str, Settings]] = {
     "dom2": ("dom2", {"network": "mlp"}),
@@ -154,7 +154,7 @@ def budgets_table(assets: Path, runs: Path, steps: int) -> list[Command]:
 def landmarks_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     """List the runs of DOM2, its rivals and imitation on landmarks of every quality, and on a part of the mixture.
 
-    DOM2's ablations come last. [DOM2 Sec. 5.3] [DOM2 Fig. 6]
+    DOM2's ablations, those of its Figure 6, come last.
     """
     commands = []
 

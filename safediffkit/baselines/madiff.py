@@ -50,14 +50,14 @@ class Config:
     forget: float = 0.25  # share of windows whose returns are not given
     asked: float = 0.9  # share of recorded returns below the one asked for
     horizon: int = 8  # source 24
-    hidden: int = 64
-    patch: int = 2  # states of an agent in a token
+    hidden: int = 128
+    patch: int = 4  # states of an agent in a token
     levels: int = 100  # source 200
     batch: int = 128  # source 32
     learning_rate: float = 1e-3  # source 2e-4
     average_rate: float = 0.005
     calls: int = 8  # of the network for a plan
-    temperature: float = 0.5  # spread of the noise that a plan starts from
+    temperature: float = 0.7  # spread of the noise that a plan starts from
     every: int = 1  # steps between two plans
 
     def __post_init__(self) -> None:

@@ -2,14 +2,15 @@
 
 | method  | source                           | our deviations                                                      |
 |---------|----------------------------------|---------------------------------------------------------------------|
-| MA-CQL  | Pan et al. 2022 (2111.11188) and | DOM2's rows in a batch, learning rate, unit of reward and weight of |
-|         | its public code                  | caution, which at a mean reward of 5 is 10 in the code's unit, its  |
-|         |                                  | own being 0.5 to 5; TD3's noise on target actions, which the code   |
-|         |                                  | leaves out, as it does TD3's delay; inputs standardised by the      |
+| MA-CQL  | Pan et al. 2022 (2111.11188) and | DOM2's rows in a batch, learning rate and unit of reward, in which  |
+|         | its public code                  | a caution of 0.02 at a mean reward of 5 is 2 in the code's unit,    |
+|         |                                  | its own being 0.5 to 5; TD3's noise on target actions, which the    |
+|         |                                  | code leaves out, as it does TD3's delay; inputs standardised by the |
 |         |                                  | data, not by the batch; SiLU for ReLU; neither clipped gradients    |
 |         |                                  | nor a pull of actions to zero; the policy handed back is the slowly |
 |         |                                  | following target                                                    |
-| OMAR    | the same                         | MA-CQL's; the best action of all rounds is kept, not of the last    |
+| OMAR    | the same                         | MA-CQL's, with a caution of 0.1, which is 10 in the code's unit;    |
+|         |                                  | the best action of all rounds is kept, not of the last              |
 | MA-SfBC | SfBC, Chen et al. 2023           | behaviour and critics learn side by side, not one after the other;  |
 |         | (2209.14548), and its public     | critics by one-step targets on fresh candidates, not by returns     |
 |         | code; as a team: DOM2 Sec. 5     | planned anew along whole episodes, twice; twins, the lesser counts; |
@@ -54,13 +55,13 @@ class CQLConfig:
 
     steps: int = 20_000
     seed: int = 0
-    conservative_weight: float = 0.1  # alpha, for values in units of an agent's mean reward
+    conservative_weight: float = 0.02  # alpha, for values in units of an agent's mean reward
     random_actions: int = 10  # uniform draws for each state
     smoothing: float = 0.2  # spread of the noise on target actions, cut off at 0.5; TD3's
     discount: float = 0.95  # gamma
-    batch: int = 256  # source 1024
+    batch: int = 128  # source 1024
     hidden: int = 64
-    learning_rate: float = 1e-3  # source 0.01
+    learning_rate: float = 2e-3  # source 0.01
     target_rate: float = 0.01
 
     def __post_init__(self) -> None:
@@ -78,13 +79,13 @@ class OMARConfig:
     samples: int = 10  # in a round
     spread: float = 2.0  # sigma in the first round
     sharpness: float = 100.0  # beta; source 1, for values that are, as rewards are, about a hundred times as large
-    conservative_weight: float = 0.1
+    conservative_weight: float = 0.1  # with MA-CQL's 0.02 no better
     random_actions: int = 10
     smoothing: float = 0.2
     discount: float = 0.95
-    batch: int = 256
+    batch: int = 128
     hidden: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     target_rate: float = 0.01
 
     def __post_init__(self) -> None:
@@ -256,9 +257,9 @@ class SfBCConfig:
     network: Literal["unet", "mlp"] = "unet"
     levels: int = 8  # source 15 steps
     discount: float = 0.95
-    batch: int = 256
+    batch: int = 128
     hidden: int = 64  # source 512
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     target_rate: float = 0.01
 
     def __post_init__(self) -> None:
