@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safediffkit.data.tasks import QUALITIES
-from safediffkit.results import by_budget, by_quality, markdown
+from safediffkit.results import by_budget, by_quality, by_role, markdown
 
 Command = list[str]  # arguments of `python -m safediffkit.train`
 Settings = dict[str, float | str]
@@ -42,6 +42,11 @@ ABLATIONS: dict[str, tuple[str, Settings]] = {
     "dom2-without-copies": ("dom2", {"network": "mlp", "repeat_above": ""}),
     "dom2-unet": ("dom2", {"network": "unet"}),
 }
+# settings of CBF-diffusion
+BARRIERS: dict[str, Settings] = {
+    "landmarks-mixed-safety": {"network": "dit", "hidden": 64, "patch": 4, "temperature": 0.7, "every": 2},
+    "merge-mixed-safety": {"world": "merge"},
+}
 SHARES = (0.2, 0.05)  # of the episodes, for data efficiency
 MIXTURE = "landmarks-medium-expert"  # the task of ablations and data shares
 SHOWN = TASKS[0], 0  # the task and seed whose policies lesson 04 loads
@@ -62,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     make, folder, _ = TABLES[given.table]
     if given.show:
-        show = {"budgets": by_budget, "landmarks": by_quality}.get(given.table, markdown)
+        show = {"budgets": by_budget, "landmarks": by_quality, "roles": by_role}.get(given.table, markdown)
         print(show(sorted((given.assets / folder).glob("*-[0-9].json"))))
         return 0
     try:
@@ -180,10 +185,25 @@ def landmarks_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     return commands
 
 
+def roles_table(assets: Path, runs: Path, steps: int) -> list[Command]:
+    """List the runs of CBF-diffusion, which score every role of the barrier, and of imitation."""
+    commands = []
+    for seed in SEEDS:
+        for task, settings in BARRIERS.items():
+            for name, (method, given) in (("cbf-diffusion", ("cbf-diffusion", settings)), ("imitation", IMITATION)):
+                shown = (task, seed) == ("merge-mixed-safety", 0)  # lesson 08's
+                kept = assets / "policies" / task / name if shown else runs / "roles" / f"{name}-{task}-{seed}"
+                record = assets / "results" / "roles" / f"{name}-{task}-{seed}.json"
+                command = _command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, given)
+                commands.append([*command, "--budget", "0", "--episodes", "50"])
+    return commands
+
+
 TABLES = {
     "spi": (spi_table, "results", "SPI and its ablations"),
     "simplex": (simplex_table, f"policies/{SHOWN[0]}/simplex", "the policies of lesson 04"),
     "budgets": (budgets_table, "results/budgets", "all methods under three budgets"),
+    "roles": (roles_table, "results/roles", "roles of a barrier in a team's plans"),
     "landmarks": (landmarks_table, "results/landmarks", "teams among landmarks that may vanish"),
 }
 

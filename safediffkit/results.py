@@ -10,6 +10,7 @@ from safediffkit.data.tasks import QUALITIES
 
 ORDER = ("OfflineBallCircle-v0", "OfflineCarCircle-v0", "OfflineBallRun-v0", "OfflineCarRun-v0")
 METHODS = ("tcdp", "trebi", "cdd", "cdt", "fisor", "spi", "bc-safe", "bc")
+OUTCOMES = ("leader first", "follower first", "slow", "crash")  # of cars that merge
 TEAMS = ("dom2", "ma-cql", "omar", "ma-sfbc", "madiff", "imitation")
 
 
@@ -107,11 +108,41 @@ def by_quality(records: list[Path], methods: tuple[str, ...] = TEAMS) -> str:
                 told = {name: interval([one["reward"]["mean"] for one in scores]) for name, scores in found.items()}
                 first, wide = max(told.values())
                 least = first if math.isnan(wide) else first - wide
-                shown = [_cell(*told[name], least) if name in told else "-" for name in methods]
+                shown = [
+                    _told(*told[name], 0) + "*" * (told[name][0] >= least) if name in told else "-" for name in methods
+                ]
                 data = task.removeprefix("landmarks-") + part.replace("-share-", ", share ")
                 lines.append(f"| {data} | {shift} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
-def _cell(mean: float, wide: float, least: float) -> str:
-    return f"{mean:.0f}{'' if math.isnan(wide) else f' ± {wide:.0f}'}{'*' * (mean >= least)}"
+def by_role(records: list[Path]) -> str:
+    """Draw up CBF-diffusion's roles of the barrier, and imitation, as a Markdown table: means over seeds.
+
+    Violations are an episode's cost; an episode without any is clean. The worst margin is the least free gap between
+    two agents, or a car's least stopping margin. Outcomes are shares of episodes, in the order of `OUTCOMES`.
+    """
+    lines = [
+        "| data | method | role | return | violations | clean | safe states | worst margin, m | outcomes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (task, name, role), scores in team_scores(records).items():
+
+        def mean(what: str, scores: list[dict[str, Any]] = scores) -> float:
+            values = [score[what]["mean"] if isinstance(score[what], dict) else score[what] for score in scores]
+            return float(sum(values)) / len(values)
+
+        earned, violated = (interval([score[what]["mean"] for score in scores]) for what in ("reward", "cost"))
+        margin = "margin" if "margin" in scores[0] else "gap"
+        shares = " / ".join(f"{mean(one):.2f}" for one in OUTCOMES) if OUTCOMES[0] in scores[0] else "-"
+        cells = [
+            task.removesuffix("-mixed-safety"), name, "-" if role == "policy" else role,
+            _told(*earned, 0), _told(*violated, 2),
+            f"{mean('within_budget'):.2f}", f"{mean('safe'):.3f}", f"{mean(margin):.2f}", shares,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _told(mean: float, wide: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" + ("" if math.isnan(wide) else f" ± {wide:.{digits}f}")

@@ -278,3 +278,30 @@ def test_the_table_of_teams_stars_the_first_and_whoever_is_within_its_interval(t
         "| expert, share 0.2 | six | 7* | - | - |",
         "| expert, share 0.2 | three dismissed | 8* | - | - |",
     ]
+
+
+def test_the_table_of_roles_has_imitation_beside_and_says_how_it_went(tmp_path):
+    from safediffkit import train
+
+    commands = benchmark.roles_table(tmp_path / "assets", tmp_path / "runs", steps=7)
+    assert len({one[one.index("--record") + 1] for one in commands}) == len(commands) == 2 * 2 * 3
+    for one in commands:
+        _, config = train._configured(train._parser().parse_args(one))
+        assert config.steps == 7
+        assert getattr(config, "world", "landmarks") in one[1] or config.value_weight == 0
+
+    score = {"reward": {"mean": 100.0}, "cost": {"mean": 0.25}, "within_budget": {"mean": 0.9}, "safe": 0.99}
+    cars = score | {"margin": -1.5, "leader first": 0.5, "follower first": 0.25, "slow": 0.25, "crash": 0.0}
+    for seed, more in ((0, 0.0), (1, 2.0)):
+        scores = {"none": cars | {"reward": {"mean": 100.0 + more}}, "filter": cars}
+        record = {"task": "merge-mixed-safety", "config": {"seed": seed}, "scores": scores}
+        (tmp_path / f"cbf-diffusion-merge-mixed-safety-{seed}.json").write_text(json.dumps(record))
+    record = {"task": "landmarks-mixed-safety", "config": {"seed": 0}, "scores": {"policy": score | {"gap": 0.1}}}
+    (tmp_path / "imitation-landmarks-mixed-safety-0.json").write_text(json.dumps(record))
+    lines = results.by_role(sorted(tmp_path.glob("*.json"))).splitlines()[2:]
+    ends = "0.25 ± 0.00 | 0.90 | 0.990 | -1.50 | 0.50 / 0.25 / 0.25 / 0.00 |"
+    assert lines == [
+        f"| merge | cbf-diffusion | none | 101 ± 13 | {ends}",
+        f"| merge | cbf-diffusion | filter | 100 ± 0 | {ends}",
+        "| landmarks | imitation | - | 100 | 0.25 | 0.90 | 0.990 | 0.10 | - |",
+    ]
