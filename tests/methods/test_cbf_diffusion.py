@@ -138,7 +138,7 @@ def test_the_quadratic_programme_changes_the_planned_action_no_more_than_h_asks(
         policy.planner.act = lambda alone: torch.full((6, 2), 0.5)
     filtered.h = lambda seen: 1.0 - seen[..., 0]
     filtered.move = lambda seen, action: torch.cat([action[:, :1] + 0 * seen[:, :1], seen[:, 1:]], 1)
-    filtered.slope = 5.0  # of 1 / (2 dt): h may halve in a step
+    filtered.config = replace(filtered.config, slope=5.0)  # of 1 / (2 dt): h may halve in a step
     acted, now = filtered.act(history), history.observation[..., 0]
     most = 1 - 0.5 * (1 - now)  # h' >= h / 2
     torch.testing.assert_close(acted[..., 0], most.clamp(-1, 0.5), atol=1e-4, rtol=0)
@@ -158,11 +158,27 @@ def test_guidance_goes_up_the_slope_of_safety_and_the_condition_asks_for_it(trai
     torch.testing.assert_close(guided, plain - level.sigma * slope)
 
 
-def test_the_variants_are_every_role_alone_none_and_the_papers_three(trained):
+def test_caution_is_the_h_that_must_be_kept(trained):
+    seen = start().observation
+    torch.testing.assert_close(trained.with_roles([], caution=0.3).h(seen), trained.h(seen) - 0.3)
+
+
+def test_a_barrier_of_other_costs_takes_the_place_of_a_teams(trained):
+    data, seen = team_data(), start().observation
+    torch.testing.assert_close(cbf.learn_barrier(data, SMALL)(trained.local(seen)), trained.h(seen))
+    fewer = replace(data, costs=data.costs * (data.episode >= 6)[:, None])
+    swapped = trained.with_roles(["filter"])
+    swapped.barrier = cbf.learn_barrier(fewer, SMALL)
+    assert not torch.allclose(swapped.h(seen), trained.h(seen))
+    torch.testing.assert_close(swapped.with_roles(["programme"]).h(seen), swapped.h(seen))
+
+
+def test_the_variants_are_every_role_alone_none_the_papers_three_and_all_four(trained):
     roles = {name: sorted(policy.roles) for name, policy in trained.variants().items()}
     assert roles == {
         "none": [], "condition": ["condition"], "filter": ["filter"], "guidance": ["guidance"],
         "programme": ["programme"], "all": ["condition", "filter", "guidance"],
+        "shielded": ["condition", "filter", "guidance", "programme"],
     }  # fmt: skip
     with pytest.raises(ValueError, match="unknown roles"):
         trained.with_roles(["shield"])
