@@ -42,11 +42,16 @@ ABLATIONS: dict[str, tuple[str, Settings]] = {
     "dom2-without-copies": ("dom2", {"network": "mlp", "repeat_above": ""}),
     "dom2-unet": ("dom2", {"network": "unet"}),
 }
-# settings of CBF-diffusion
+# settings of CBF-diffusion; imitation has as many updates
 BARRIERS: dict[str, Settings] = {
-    "landmarks-mixed-safety": {"network": "dit", "hidden": 64, "patch": 4, "temperature": 0.7, "every": 2},
-    "merge-mixed-safety": {"world": "merge"},
-}
+    "landmarks-mixed-safety": {
+        "network": "dit", "hidden": 64, "patch": 4, "temperature": 0.7, "steps": 4500, "foresight": 2, "caution": 0.05,
+    },
+    "merge-mixed-safety": {
+        "world": "merge", "horizon": 16, "lookahead": 16, "foresight": 14, "penalty": 2, "steps": 2500,
+        "value_steps": 1500,
+    },
+}  # fmt: skip
 SHARES = (0.2, 0.05)  # of the episodes, for data efficiency
 MIXTURE = "landmarks-medium-expert"  # the task of ablations and data shares
 SHOWN = TASKS[0], 0  # the task and seed whose policies lesson 04 loads
@@ -186,15 +191,20 @@ def landmarks_table(assets: Path, runs: Path, steps: int) -> list[Command]:
 
 
 def roles_table(assets: Path, runs: Path, steps: int) -> list[Command]:
-    """List the runs of CBF-diffusion, which score every role of the barrier, and of imitation."""
+    """List the runs of CBF-diffusion, which score every role of the barrier, and of imitation.
+
+    Updates are as many as a world needs: `steps` goes unused.
+    """
     commands = []
     for seed in SEEDS:
-        for task, settings in BARRIERS.items():
-            for name, (method, given) in (("cbf-diffusion", ("cbf-diffusion", settings)), ("imitation", IMITATION)):
+        for task, given in BARRIERS.items():
+            settings, updates = given.copy(), int(given["steps"])
+            del settings["steps"]
+            for name, (method, chosen) in (("cbf-diffusion", ("cbf-diffusion", settings)), ("imitation", IMITATION)):
                 shown = (task, seed) == ("merge-mixed-safety", 0)  # lesson 08's
                 kept = assets / "policies" / task / name if shown else runs / "roles" / f"{name}-{task}-{seed}"
                 record = assets / "results" / "roles" / f"{name}-{task}-{seed}.json"
-                command = _command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, given)
+                command = _command(method, task, seed, updates, kept.with_suffix(".safetensors"), record, chosen)
                 commands.append([*command, "--budget", "0", "--episodes", "50"])
     return commands
 
