@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from safediffkit.data.dataset import Dataset
 from safediffkit.widgets.banks import Shape, circle
 
 SIZE = 0.15  # m, radius of an agent: who is so near is on a landmark, as `assignments` counts
 
 
-def team_paths(run: Dataset) -> dict[str, Any]:
-    """Give the parts of a Frame that show all episodes of a team, in m: path i is that of agent i modulo their number.
+def team_paths(run: Any) -> dict[str, Any]:
+    """Give the parts of a Frame that show a team's Dataset, in m: path i is that of agent i modulo their number.
 
     Steps at which an agent touches a team mate are those that violate. All episodes must be of one length, and places
     stand at 2 and 3 of an observation, as in `landmarks`.
@@ -28,9 +27,7 @@ def team_paths(run: Dataset) -> dict[str, Any]:
     episodes = len(run.episode.unique())
     if len(run) % episodes or (run.episode.bincount() != len(run) // episodes).any():
         raise ValueError(f"{len(run)} steps of {episodes} episodes: all episodes must be of one length")
-    before, after = (
-        rows[..., 2:4].unflatten(0, (episodes, -1)) for rows in (run.observations, run.next_observations)
-    )
+    before, after = (rows[..., 2:4].unflatten(0, (episodes, -1)) for rows in (run.observations, run.next_observations))
     places = torch.cat([before[:, :1], after], 1).float()
     touched = run.costs.unflatten(0, (episodes, -1)) > 0
     touched = torch.cat([torch.zeros_like(touched[:, :1]), touched], 1)

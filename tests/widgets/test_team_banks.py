@@ -44,6 +44,7 @@ def test_what_is_no_team_or_of_uneven_length_is_refused():
 
 
 def test_landmarks_are_drawn_where_they_lie():
+    # [DOM2 Fig. 1]
     world = landmarks(dismissed=3)
     whole = landmarks()
     seen, _ = whole.reset(seed=50_000)
@@ -60,9 +61,14 @@ def test_landmarks_are_drawn_where_they_lie():
 
 def test_agents_are_put_where_they_are_asked_to_stand():
     spots = [(0.5, 0.0), (-0.5, 0.0), (0.9, 0.9), (-0.9, 0.9), (0.9, -0.9), (-0.9, -0.9)]
-    seen = seen_from(landmarks(), [(0.45, 0.0), (0.0, 0.5), (-0.9, -0.9)], spots)
+    world = landmarks()
+    seen = seen_from(world, [(0.45, 0.0), (0.0, 0.5), (-0.9, -0.9)], spots)
     assert seen[0, :6].tolist() == pytest.approx([0, 0, 0.45, 0, 0.05, 0])
     assert assignments(seen).tolist() == [3, -1, 0]
+    # near a landmark is good, and to touch a team mate is not [DOM2 Sec. 1]
+    assert world.game.rewards() == pytest.approx([10, 2**0.5, 10])
+    seen_from(world, [(0.45, 0.0), (0.45, 0.2), (-0.9, -0.9)], spots)
+    assert world.game.rewards() == pytest.approx([5, 1 / (0.05**2 + 0.2**2) ** 0.5 - 5, 10])
 
 
 def test_visits_count_episodes_and_not_agents():

@@ -98,9 +98,7 @@ boxed_step = Exercise(
             "clean guess must not.",
         ),
         "old noise kept": (
-            lambda x, noise, at, to: (
-                to.alpha * ((x - at.sigma * noise) / at.alpha).clamp(-1, 1) + to.sigma * noise
-            ),
+            lambda x, noise, at, to: to.alpha * ((x - at.sigma * noise) / at.alpha).clamp(-1, 1) + to.sigma * noise,
             "The box is right, but the old noise does not fit the clamped guess any more: alpha clean + sigma noise is "
             "not x. Take the noise that does: (x - at.alpha clean) / at.sigma. (Some public code does it your way.)",
         ),
