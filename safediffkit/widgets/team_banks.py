@@ -36,7 +36,8 @@ def team_paths(run: Any) -> dict[str, Any]:
 
 def spots_of(observation: Float[Tensor, "obs"], landmarks: int = 6) -> Float[Tensor, "_ 2"]:
     """Read where the landmarks lie, in m, off what one agent sees while all are there; the nearest comes first."""
-    return (observation[2:4] + observation[4 : 4 + 2 * landmarks].unflatten(0, (landmarks, 2))).float()
+    ways: Tensor = observation[4 : 4 + 2 * landmarks].unflatten(0, (landmarks, 2))
+    return (observation[2:4] + ways).float()
 
 
 def laid_out(world: Any) -> tuple[Float[Tensor, "_ 2"], Bool[Tensor, "_"]]:
