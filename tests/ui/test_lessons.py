@@ -282,6 +282,55 @@ def test_lesson_06_plays_the_learning_of_a_barrier(lesson):
     assert all(new != old for new, old in zip(probe.sight(root), before, strict=True))
 
 
+@pytest.mark.parametrize("lesson", ["07_multi_agent_landmarks"], indirect=True)
+def test_lesson_07_shows_landmarks_vanish_and_a_method_with_one_way(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label='Eight teams choose']")
+    which = root.get_by_role("combobox", name="landmarks")
+    seen = {}
+    for key in ("End", "Home"):
+        probe.press(which, key)
+        probe.settle(root)
+        seen[key] = probe.sight(root)
+    assert all(new != old for new, old in zip(seen["Home"], seen["End"], strict=True))
+    probe.press(root.get_by_role("combobox", name="team"), "End")  # MA-CQL, the same action every time
+    slider = root.get_by_role("slider", name="start")
+    for _ in range(4):
+        probe.settle(root)
+        assert numbers(root)["different ways"] <= 1
+        probe.press(slider, "ArrowRight")
+
+
+@pytest.mark.parametrize("lesson", ["07_multi_agent_landmarks"], indirect=True)
+def test_lesson_07_holds_values_down_and_mends_the_pull(lesson):
+    cautious = lesson.page.locator(".safediffkit-explorer[aria-label^='A value network']")
+    probe.press(cautious.get_by_role("slider", name="updates"), "End")
+    weight = cautious.get_by_role("slider", name="weight")
+    probe.press(weight, "Home")
+    probe.settle(cautious)
+    dream = numbers(cautious)
+    for _ in range(3):
+        probe.press(weight, "ArrowRight")
+    probe.settle(cautious)
+    held = numbers(cautious)
+    assert dream["value promised"] > held["value promised"]
+    assert dream["what it earns"] < 0 < held["what it earns"]
+
+    pulled = lesson.page.locator(".safediffkit-explorer[aria-label^='Nine actions']")
+    probe.press(pulled.get_by_role("slider", name="foot"), "Home")
+    worse = {}
+    for key in ("Home", "End"):
+        probe.press(pulled.get_by_role("combobox", name="divided by"), key)
+        probe.settle(pulled)
+        worse[key] = numbers(pulled)["actions that got worse"]
+    assert worse == {"Home": 9, "End": 0}
+
+
+def numbers(root):
+    """Give the numbers that an Explorer says, by their names."""
+    said = root.locator(".sdk-number").all_text_contents()
+    return {text.rpartition(" ")[0]: float(text.rpartition(" ")[2]) for text in said}
+
+
 def test_nothing_left_the_machine_and_nothing_complained(lesson):
     assert lesson.outside == []
     assert lesson.errors == []
