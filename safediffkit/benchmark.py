@@ -10,7 +10,9 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these methods, such as tcdp or bc-safe")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--show", action="store_true", help="run nothing; print the records there are as a table")
+    parser.add_argument(
+        "--what", choices=("reward", "cost", "covered", "ways"), default="reward", help="shown of landmarks"
+    )
     given = parser.parse_args(arguments)
     make, folder, _ = TABLES[given.table]
     if given.show:
-        show = {"budgets": by_budget, "landmarks": by_quality, "roles": by_role}.get(given.table, markdown)
-        print(show(sorted((given.assets / folder).glob("*-[0-9].json"))))
+        shows: dict[str, Callable[[list[Path]], str]] = {"budgets": by_budget, "roles": by_role}
+        shows["landmarks"] = partial(by_quality, what=given.what)
+        print(shows.get(given.table, markdown)(sorted((given.assets / folder).glob("*-[0-9].json"))))
         return 0
     try:
         commands = make(given.assets, given.runs, given.steps)

@@ -270,7 +270,7 @@ def test_the_table_of_teams_stars_the_first_and_whoever_is_within_its_interval(t
     write("omar", [(89.0, 400.0), (89.0, 400.0)])
     write("madiff", [(80.0, 0.0)])
     write("dom2-share-0.2", [(7.0, 8.0)])
-    assert results.by_quality(sorted(tmp_path.glob("*.json")), ("dom2", "omar", "madiff")).splitlines() == [
+    assert results.by_quality(sorted(tmp_path.glob("*.json")), methods=("dom2", "omar", "madiff")).splitlines() == [
         "| data | landmarks | dom2 | omar | madiff |",
         "|---|---|---|---|---|",
         "| expert | six | 101 ± 13* | 89 ± 0* | 80 |",
@@ -278,6 +278,15 @@ def test_the_table_of_teams_stars_the_first_and_whoever_is_within_its_interval(t
         "| expert, share 0.2 | six | 7* | - | - |",
         "| expert, share 0.2 | three dismissed | 8* | - | - |",
     ]
+
+
+def test_ways_are_counted_from_few_starts_and_carry_no_stars(tmp_path):
+    scores = {"policy, four starts": {"ways": 3.5}, "policy": {"ways": 40.0, "cost": {"mean": 2.25}}}
+    record = {"task": "landmarks-expert", "config": {"seed": 0}, "scores": scores}
+    (tmp_path / "dom2-landmarks-expert-0.json").write_text(json.dumps(record))
+    files = [tmp_path / "dom2-landmarks-expert-0.json"]
+    assert results.by_quality(files, "ways", ("dom2",)).splitlines()[2:] == ["| expert | six | 3.5 |"]
+    assert results.by_quality(files, "cost", ("dom2",)).splitlines()[2:] == ["| expert | six | 2.2 |"]
 
 
 def test_the_table_of_roles_has_imitation_beside_and_says_how_it_went(tmp_path):
