@@ -126,10 +126,11 @@ def of(what: str) -> Callable[[dict[str, Any]], float]:
 
 
 def by_role(records: list[Path]) -> str:
-    """Draw up CBF-diffusion's roles of the barrier, and imitation, as a Markdown table: means over seeds.
+    """Draw up CBF-diffusion's roles of the barrier, and imitation, as a Markdown table.
 
-    Violations are an episode's cost; an episode without any is clean. The worst margin is the least free gap between
-    two agents, or a car's least stopping margin. Outcomes are shares of episodes, in the order of `OUTCOMES`.
+    Means over seeds; of return and violations the least and the greatest, too. Violations are an episode's cost; an
+    episode without any is clean. The worst margin is the least free gap between two agents, or a car's least stopping
+    margin. Outcomes are shares of episodes, in the order of `OUTCOMES`.
     """
     lines = [
         "| data | method | role | return | violations | clean | safe states | worst margin, m | outcomes |",
@@ -140,13 +141,16 @@ def by_role(records: list[Path]) -> str:
         def mean(what: str, scores: list[dict[str, Any]] = scores) -> float:
             return sum(map(of(what), scores)) / len(scores)
 
-        earned, violated = (interval(list(map(of(what), scores))) for what in ("reward", "cost"))
+        def spread(what: str, digits: int, scores: list[dict[str, Any]] = scores) -> str:
+            values = list(map(of(what), scores))
+            return f"{mean(what, scores):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
         margin = "margin" if "margin" in scores[0] else "gap"
         shares = " / ".join(f"{mean(one):.2f}" for one in OUTCOMES) if OUTCOMES[0] in scores[0] else "-"
         cells = [
             task.removesuffix("-mixed-safety"), name, "-" if role == "policy" else role,
-            _told(*earned, 0), _told(*violated, 2),
-            f"{mean('within_budget'):.2f}", f"{mean('safe'):.3f}", f"{mean(margin):.2f}", shares,
+            spread("reward", 0), spread("cost", 2), f"{mean('within_budget'):.2f}", f"{mean('safe'):.3f}",
+            f"{mean(margin):.2f}", shares,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -308,9 +308,9 @@ def test_the_table_of_roles_has_imitation_beside_and_says_how_it_went(tmp_path):
     record = {"task": "landmarks-mixed-safety", "config": {"seed": 0}, "scores": {"policy": score | {"gap": 0.1}}}
     (tmp_path / "imitation-landmarks-mixed-safety-0.json").write_text(json.dumps(record))
     lines = results.by_role(sorted(tmp_path.glob("*.json"))).splitlines()[2:]
-    ends = "0.25 ± 0.00 | 0.90 | 0.990 | -1.50 | 0.50 / 0.25 / 0.25 / 0.00 |"
+    ends = "0.25 (0.25 to 0.25) | 0.90 | 0.990 | -1.50 | 0.50 / 0.25 / 0.25 / 0.00 |"
     assert lines == [
-        f"| merge | cbf-diffusion | none | 101 ± 13 | {ends}",
-        f"| merge | cbf-diffusion | filter | 100 ± 0 | {ends}",
-        "| landmarks | imitation | - | 100 | 0.25 | 0.90 | 0.990 | 0.10 | - |",
+        f"| merge | cbf-diffusion | none | 101 (100 to 102) | {ends}",
+        f"| merge | cbf-diffusion | filter | 100 (100 to 100) | {ends}",
+        "| landmarks | imitation | - | 100 (100 to 100) | 0.25 (0.25 to 0.25) | 0.90 | 0.990 | 0.10 | - |",
     ]
