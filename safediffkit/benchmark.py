@@ -47,7 +47,7 @@ ABLATIONS: dict[str, tuple[str, Settings]] = {
 # settings of CBF-diffusion; imitation has as many updates
 BARRIERS: dict[str, Settings] = {
     "landmarks-mixed-safety": {
-        "network": "dit", "hidden": 64, "patch": 4, "temperature": 0.7, "steps": 4500, "foresight": 2, "caution": 0.05,
+        "network": "dit", "hidden": 64, "patch": 4, "temperature": 0.7, "steps": 9000, "foresight": 2, "caution": 0.05,
     },
     "merge-mixed-safety": {
         "world": "merge", "horizon": 16, "lookahead": 16, "foresight": 14, "penalty": 2, "steps": 2500,

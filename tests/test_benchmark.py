@@ -296,7 +296,7 @@ def test_the_table_of_roles_has_imitation_beside_and_says_how_it_went(tmp_path):
     assert len({one[one.index("--record") + 1] for one in commands}) == len(commands) == 2 * 2 * 3
     for one in commands:
         _, config = train._configured(train._parser().parse_args(one))
-        assert config.steps == {"landmarks-mixed-safety": 4500, "merge-mixed-safety": 2500}[one[1]]
+        assert config.steps == {"landmarks-mixed-safety": 9000, "merge-mixed-safety": 2500}[one[1]]
         assert getattr(config, "world", "landmarks") in one[1] or config.value_weight == 0
 
     score = {"reward": {"mean": 100.0}, "cost": {"mean": 0.25}, "within_budget": {"mean": 0.9}, "safe": 0.99}

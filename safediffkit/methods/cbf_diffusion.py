@@ -17,7 +17,7 @@ no settings, and its figures come from work on driving that has nothing to do wi
 
 Settings for each world, chosen on debugging episodes (reset seeds from 50,000 on):
 
-    landmarks-mixed-safety --set network=dit hidden=64 patch=4 temperature=0.7 steps=4500 foresight=2 caution=0.05
+    landmarks-mixed-safety --set network=dit hidden=64 patch=4 temperature=0.7 steps=9000 foresight=2 caution=0.05
     merge-mixed-safety --set world=merge horizon=16 lookahead=16 foresight=14 steps=2500 value_steps=1500 penalty=2.0
 
 Cars that will meet where the ramp joins are in no danger until there, and then at once: to keep off it they must see it
