@@ -7,6 +7,7 @@ no settings, and its figures come from work on driving that has nothing to do wi
 |---|---|---|
 | agents | a network each, decentralised | decentralised; all agents are alike, so they share the networks |
 | state and neighbours' states | tau_i = {s_i, o_i} | an agent's whole observation, which holds both: see `Local` |
+| dangerous set X_{i,d} | too near, too fast | and what led there within `foresight` steps of the record: see `sooner` |
 | safety in the condition y | y_i of Eq. 8 | least h along the window: by Eq. 8 a crash is fine as long as h < 0 there |
 | reward in the condition y | "the reward under the trajectory" | rank of n-step advantage, with Eqs. 15 and 16 |
 | what the values are for | not said | that advantage |
@@ -52,6 +53,7 @@ class Config:
     barrier_steps: int = 2_000
     slope: float = 1.0  # alpha of Eq. 12, a second
     margin: float = 0.1  # gamma of Eq. 12
+    foresight: int = 1  # steps into danger that count as danger, see `sooner`
     lookahead: int = 8  # steps: no danger within so many makes a state safe, see `label_rows`
     value_steps: int = 2_000
     penalty: float = 1.0  # r_p of Eq. 13, in units of the rewards' spread
@@ -75,6 +77,7 @@ class Config:
     temperature: float = 0.5  # spread of the noise that a plan starts from
     every: int = 1  # steps between two plans
     plans: int = 16  # drawn for an agent, to choose from
+    caution: float = 0.0  # the h that a plan or an action must keep as "filter" and "programme"
 
     def __post_init__(self) -> None:
         check_calls(self.calls, self.levels)
@@ -144,6 +147,7 @@ class CBFDiffusion(nn.Module):
         temperature: float,
         every: int,
         plans: int,
+        caution: float,
         roles: list[str],
         sampling: dict[str, Any] | None = None,
     ) -> None:
@@ -152,12 +156,12 @@ class CBFDiffusion(nn.Module):
             "obs": obs, "act": act, "agents": agents, "world": world, "horizon": horizon, "network": network,
             "hidden": hidden, "patch": patch, "levels": levels, "slope": slope, "weight": weight,
             "ask_reward": ask_reward, "safety_pull": safety_pull, "calls": calls, "temperature": temperature,
-            "every": every, "plans": plans, "roles": roles, "sampling": sampling,
+            "every": every, "plans": plans, "caution": caution, "roles": roles, "sampling": sampling,
         }  # fmt: skip
         if unknown := set(roles) - set(get_args(Role)):
             raise ValueError(f"unknown roles {sorted(unknown)}: a barrier can be {', '.join(get_args(Role))}")
         self.roles, self.weight, self.ask_reward, self.safety_pull = set(roles), weight, ask_reward, safety_pull
-        self.local, self.dt, self.slope = Local.of(world, obs, agents), SECONDS[world], slope
+        self.local, self.dt, self.slope, self.caution = Local.of(world, obs, agents), SECONDS[world], slope, caution
         self.barrier = Barrier(self.local.own, self.local.features)
         self.schedule: Schedule = cosine_schedule(levels)
         self.noise_model = Patches(network, obs, horizon, 2, hidden, patch)
@@ -186,9 +190,10 @@ class CBFDiffusion(nn.Module):
         return together
 
     def variants(self) -> dict[str, "CBFDiffusion"]:
-        """Give this policy once for each role of the barrier, without any, and with the first three together."""
+        """Give this policy once for each role of the barrier, without any, with the first three, and with all four."""
         every: dict[str, list[str]] = {"none": [], **{role: [role] for role in get_args(Role)}}
-        return {name: self.with_roles(roles) for name, roles in (every | {"all": list(get_args(Role)[:3])}).items()}
+        every |= {"all": list(get_args(Role)[:3]), "shielded": list(get_args(Role))}
+        return {name: self.with_roles(roles) for name, roles in every.items()}
 
     def with_roles(self, roles: list[str], **changes: Any) -> "CBFDiffusion":
         """Copy this policy with other roles of the barrier, or with other `arguments` that no weight depends on."""
@@ -197,8 +202,8 @@ class CBFDiffusion(nn.Module):
         return other.eval()
 
     def h(self, observation: Float[Tensor, "*batch obs"]) -> Float[Tensor, "*batch"]:
-        """Judge observations by the barrier: at least 0 is safe."""
-        value: Tensor = self.barrier(self.local(observation))
+        """Judge observations by the barrier, less what caution asks for: at least 0 is safe."""
+        value: Tensor = self.barrier(self.local(observation)) - self.caution
         return value
 
     def move(
@@ -249,6 +254,25 @@ def apart(history: History) -> History:
         for name in ("observations", "actions", "rewards", "costs")
     }
     return History(**parts, budget=history.budget.repeat_interleave(agents) / agents)
+
+
+def sooner(dataset: Dataset, steps: int) -> Dataset:
+    """Charge each step for the greatest cost of the next `steps` ones of its episode, itself included.
+
+    What can no longer be avoided is dangerous, too, and where danger comes up at once, as where two roads meet, records
+    that run into it tell so; with 1 nothing changes. Of a state from which some records run into danger and others do
+    not, the barrier decides by how many. All of this is our choice.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"foresight={steps}: a step foresees at least its own cost, which is foresight=1")
+    costs = dataset.costs.clone()
+    for ahead in range(1, steps):
+        same = dataset.episode[ahead:] == dataset.episode[:-ahead]
+        costs[:-ahead] = costs[:-ahead].maximum(dataset.costs[ahead:] * same)
+    return replace(dataset, costs=costs)
 
 
 def forgotten(
@@ -307,15 +331,16 @@ def train(
     act, world = dataset.actions.shape[-1], config.world
     local = Local.of(world, obs, agents)
     with seeded(config.seed) as generator:
+        seen = replace(alone, observations=local(alone.observations), next_observations=local(alone.next_observations))
         barrier = train_barrier(
-            replace(alone, observations=local(alone.observations), next_observations=local(alone.next_observations)),
+            sooner(seen, config.foresight),
             BarrierConfig(
                 dt=SECONDS[world], slope=config.slope, margin=config.margin, lookahead=config.lookahead,
                 features=local.features, neighbours=local.neighbours, steps=config.barrier_steps, seed=config.seed,
             ),
         )  # fmt: skip
         with torch.no_grad():
-            h, next_h = barrier(local(alone.observations)), barrier(local(alone.next_observations))
+            h, next_h = barrier(seen.observations), barrier(seen.next_observations)
         values = train_values(
             replace(alone, rewards=penalised(alone, config.penalty)), h >= 0, next_h >= 0,
             discount=config.discount, expectile=config.expectile, steps=config.value_steps, seed=config.seed,
@@ -325,7 +350,7 @@ def train(
         policy = CBFDiffusion(
             obs, act, agents, world, config.horizon, config.network, config.hidden, config.patch, config.levels,
             config.slope, config.weight, config.ask_reward, config.safety_pull, config.calls, config.temperature,
-            config.every, config.plans, ["condition", "filter"],
+            config.every, config.plans, config.caution, ["condition", "filter", "programme"],
         )  # fmt: skip
         policy.barrier.load_state_dict(barrier.state_dict())
         policy.barrier.requires_grad_(False)

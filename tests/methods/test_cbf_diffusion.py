@@ -86,6 +86,15 @@ def test_all_of_the_condition_is_forgotten_or_safety_alone():
     assert (left[~safety] == 1).all()
 
 
+def test_what_leads_into_danger_within_the_foresight_is_charged_within_its_episode():
+    data = agents_apart(team_data(episodes=2, steps=4))
+    data = replace(data, costs=torch.tensor([0, 0, 2.0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0]))
+    assert torch.equal(cbf.sooner(data, 1).costs, data.costs)
+    assert cbf.sooner(data, 3).costs.tolist() == [2, 2, 2, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
+    with pytest.raises(ValueError, match="foresight=0"):
+        cbf.sooner(data, 0)
+
+
 def test_windows_are_labelled_by_the_least_h_ahead_and_the_advantage():
     data = agents_apart(team_data(episodes=2, steps=5))
     values = Values(OBS, 2)
@@ -158,11 +167,17 @@ def test_guidance_goes_up_the_slope_of_safety_and_the_condition_asks_for_it(trai
     torch.testing.assert_close(guided, plain - level.sigma * slope)
 
 
-def test_the_variants_are_every_role_alone_none_and_the_papers_three(trained):
+def test_caution_is_the_h_that_must_be_kept(trained):
+    seen = start().observation
+    torch.testing.assert_close(trained.with_roles([], caution=0.3).h(seen), trained.h(seen) - 0.3)
+
+
+def test_the_variants_are_every_role_alone_none_the_papers_three_and_all_four(trained):
     roles = {name: sorted(policy.roles) for name, policy in trained.variants().items()}
     assert roles == {
         "none": [], "condition": ["condition"], "filter": ["filter"], "guidance": ["guidance"],
         "programme": ["programme"], "all": ["condition", "filter", "guidance"],
+        "shielded": ["condition", "filter", "guidance", "programme"],
     }  # fmt: skip
     with pytest.raises(ValueError, match="unknown roles"):
         trained.with_roles(["shield"])
