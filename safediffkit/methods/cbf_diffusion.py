@@ -17,7 +17,7 @@ no settings, and its figures come from work on driving that has nothing to do wi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,7 +36,7 @@ from safediffkit.policy import History, Planner, WindowSampler, WindowScale, che
 from safediffkit.safety.barriers import Barrier, safety_filter, train_barrier
 from safediffkit.safety.barriers import Config as BarrierConfig
 from safediffkit.safety.energies import Energy, contrastive_loss
-from safediffkit.safety.values import Values, penalised, train_values
+from safediffkit.safety.values import Values, penalised, sooner, train_values
 
 Role = Literal["condition", "filter", "guidance", "programme"]  # the last is the classical yardstick, not the paper's
 World = Literal["landmarks", "merge"]
@@ -63,7 +63,8 @@ class Config:
     forget: float = 0.25  # p of Eq. 10, see `forgotten`
     weight: float = 1.5  # omega of classifier-free guidance
     ask_reward: float = 0.9  # the rank of advantage that is asked for
-    safety_pull: float = 3.0  # of the role "guidance": weight of the barrier in exp(pull x safety)
+    safety_pull: float = 3.0  # of the role "guidance": weight of the barrier in exp(pull x safety), when trained
+    guidance_weight: float = 1.0  # by which that slope is multiplied when acting; only 1 samples what is said there
     groups: int = 8  # of windows that compete in an update of the energy
     candidates: int = 32  # windows in a group
     network: Network = "mlp"  # see `Patches`
@@ -133,45 +134,28 @@ class CBFDiffusion(nn.Module):
         obs: int,
         act: int,
         agents: int,
-        world: World,
-        horizon: int,
-        network: Network,
-        hidden: int,
-        patch: int,
-        levels: int,
-        slope: float,
-        weight: float,
-        ask_reward: float,
-        safety_pull: float,
-        calls: int,
-        temperature: float,
-        every: int,
-        plans: int,
-        caution: float,
+        config: dict[str, Any],
         roles: list[str],
         sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.arguments: dict[str, Any] = {
-            "obs": obs, "act": act, "agents": agents, "world": world, "horizon": horizon, "network": network,
-            "hidden": hidden, "patch": patch, "levels": levels, "slope": slope, "weight": weight,
-            "ask_reward": ask_reward, "safety_pull": safety_pull, "calls": calls, "temperature": temperature,
-            "every": every, "plans": plans, "caution": caution, "roles": roles, "sampling": sampling,
+            "obs": obs, "act": act, "agents": agents, "config": config, "roles": roles, "sampling": sampling,
         }  # fmt: skip
         if unknown := set(roles) - set(get_args(Role)):
             raise ValueError(f"unknown roles {sorted(unknown)}: a barrier can be {', '.join(get_args(Role))}")
-        self.roles, self.weight, self.ask_reward, self.safety_pull = set(roles), weight, ask_reward, safety_pull
-        self.local, self.dt, self.slope, self.caution = Local.of(world, obs, agents), SECONDS[world], slope, caution
+        self.roles, self.config = set(roles), (known := Config(**config))
+        self.local, self.dt, horizon = Local.of(known.world, obs, agents), SECONDS[known.world], known.horizon
         self.barrier = Barrier(self.local.own, self.local.features)
-        self.schedule: Schedule = cosine_schedule(levels)
-        self.noise_model = Patches(network, obs, horizon, 2, hidden, patch)
+        self.schedule: Schedule = cosine_schedule(known.levels)
+        self.noise_model = Patches(known.network, obs, horizon, 2, known.hidden, known.patch)
         self.energy = Energy((horizon - 1) * obs, obs, hidden=256)
         self.worth = mlp(horizon * obs, 256, 1)
         self.inverse = mlp(2 * obs, 128, act)
         self.motion = mlp(obs + act, 128, obs)
         self.scale = WindowScale(obs, horizon)
-        self.sampler = WindowSampler(self.guided, self.schedule, self.scale, temperature, calls, sampling)
-        self.planner = Planner(self.ask, self.sampler, self.scale, self.inverse, self.choose, plans, every)
+        self.sampler = WindowSampler(self.guided, self.schedule, self.scale, known.temperature, known.calls, sampling)
+        self.planner = Planner(self.ask, self.sampler, self.scale, self.inverse, self.choose, known.plans, known.every)
 
     def act(self, history: History) -> Float[Tensor, "worlds agents act"]:
         """Let every agent follow its own plan, made from its own observation alone. [CBF Eq. 6]"""
@@ -179,7 +163,7 @@ class CBFDiffusion(nn.Module):
         action = self.planner.act(alone)
         if "programme" in self.roles:
             state = alone.observation
-            action = safety_filter(self.h, self.move, state, action, dt=self.dt, slope=self.slope).action
+            action = safety_filter(self.h, self.move, state, action, dt=self.dt, slope=self.config.slope).action
         together: Tensor = action.unflatten(0, (-1, history.observation.shape[1]))
         return together
 
@@ -196,14 +180,14 @@ class CBFDiffusion(nn.Module):
         return {name: self.with_roles(roles) for name, roles in every.items()}
 
     def with_roles(self, roles: list[str], **changes: Any) -> "CBFDiffusion":
-        """Copy this policy with other roles of the barrier, or with other `arguments` that no weight depends on."""
-        other = type(self)(**self.arguments | {"roles": roles} | changes)
+        """Copy this policy with other roles of the barrier, or with other settings of how it acts, as `weight` is."""
+        other = type(self)(**self.arguments | {"roles": roles, "config": self.arguments["config"] | changes})
         other.load_state_dict(self.state_dict())
         return other.eval()
 
     def h(self, observation: Float[Tensor, "*batch obs"]) -> Float[Tensor, "*batch"]:
         """Judge observations by the barrier, less what caution asks for: at least 0 is safe."""
-        value: Tensor = self.barrier(self.local(observation)) - self.caution
+        value: Tensor = self.barrier(self.local(observation)) - self.config.caution
         return value
 
     def move(
@@ -216,14 +200,14 @@ class CBFDiffusion(nn.Module):
 
     def ask(self, history: History) -> Float[Tensor, "worlds 2"]:
         """Ask for windows of a high advantage, and, if the barrier is a condition, safe by its margin all along."""
-        asked = torch.tensor([1.0 if "condition" in self.roles else torch.nan, self.ask_reward])
+        asked = torch.tensor([1.0 if "condition" in self.roles else torch.nan, self.config.ask_reward])
         return asked.expand(len(history.observation), 2)
 
     def guided(self, condition: Float[Tensor, "batch 2"], present: Float[Tensor, "batch obs"]) -> NoiseModel:
         """Lean to what is asked for, and, if the barrier is guidance, up the slope of safety. [CBF Eq. 9]"""
-        lean: list[Guidance] = [classifier_free(self.weight)]
+        lean: list[Guidance] = [classifier_free(self.config.weight)]
         if "guidance" in self.roles:
-            lean.append(classifier(self.log_safety(present), 1.0))
+            lean.append(classifier(self.log_safety(present), self.config.guidance_weight))
         return guide(self.noise_model, *lean)
 
     def log_safety(self, present: Float[Tensor, "*batch obs"]) -> Callable[[Tensor, NoiseLevel], Tensor]:
@@ -254,25 +238,6 @@ def apart(history: History) -> History:
         for name in ("observations", "actions", "rewards", "costs")
     }
     return History(**parts, budget=history.budget.repeat_interleave(agents) / agents)
-
-
-def sooner(dataset: Dataset, steps: int) -> Dataset:
-    """Charge each step for the greatest cost of the next `steps` ones of its episode, itself included.
-
-    What can no longer be avoided is dangerous, too, and where danger comes up at once, as where two roads meet, records
-    that run into it tell so; with 1 nothing changes. Of a state from which some records run into danger and others do
-    not, the barrier decides by how many. All of this is our choice.
-
-    Raises:
-        ValueError: `steps` is below 1.
-    """
-    if steps < 1:
-        raise ValueError(f"foresight={steps}: a step foresees at least its own cost, which is foresight=1")
-    costs = dataset.costs.clone()
-    for ahead in range(1, steps):
-        same = dataset.episode[ahead:] == dataset.episode[:-ahead]
-        costs[:-ahead] = costs[:-ahead].maximum(dataset.costs[ahead:] * same)
-    return replace(dataset, costs=costs)
 
 
 def forgotten(
@@ -314,6 +279,27 @@ class Windows:
         return cls(rows, safety, advantage, conditional_quantile(advantage, torch.zeros(len(rows)), 0.0))
 
 
+def learn_barrier(dataset: Dataset, config: Config) -> Barrier:
+    """Learn the barrier that all agents share. [CBF Eq. 12]
+
+    Of the same data under other costs, it takes the place of a trained team's `barrier`: as "filter" and "programme"
+    it counts at once, while "condition" and "guidance" go on heeding the barrier that they were trained with.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    alone, (_, agents, obs) = agents_apart(dataset), dataset.observations.shape
+    local = Local.of(config.world, obs, agents)
+    seen = replace(alone, observations=local(alone.observations), next_observations=local(alone.next_observations))
+    return train_barrier(
+        sooner(seen, config.foresight),
+        BarrierConfig(
+            dt=SECONDS[config.world], slope=config.slope, margin=config.margin, lookahead=config.lookahead,
+            features=local.features, neighbours=local.neighbours, steps=config.barrier_steps, seed=config.seed,
+        ),
+    )  # fmt: skip
+
+
 def train(
     dataset: Dataset, config: Config = Config(), watch: Watch = ignore, *, checkpoint: Path | None = None
 ) -> CBFDiffusion:
@@ -328,30 +314,18 @@ def train(
     """
     alone = agents_apart(dataset)
     _, agents, obs = dataset.observations.shape
-    act, world = dataset.actions.shape[-1], config.world
-    local = Local.of(world, obs, agents)
+    act, local = dataset.actions.shape[-1], Local.of(config.world, obs, agents)
     with seeded(config.seed) as generator:
-        seen = replace(alone, observations=local(alone.observations), next_observations=local(alone.next_observations))
-        barrier = train_barrier(
-            sooner(seen, config.foresight),
-            BarrierConfig(
-                dt=SECONDS[world], slope=config.slope, margin=config.margin, lookahead=config.lookahead,
-                features=local.features, neighbours=local.neighbours, steps=config.barrier_steps, seed=config.seed,
-            ),
-        )  # fmt: skip
+        barrier = learn_barrier(dataset, config)
         with torch.no_grad():
-            h, next_h = barrier(seen.observations), barrier(seen.next_observations)
+            h, next_h = barrier(local(alone.observations)), barrier(local(alone.next_observations))
         values = train_values(
             replace(alone, rewards=penalised(alone, config.penalty)), h >= 0, next_h >= 0,
             discount=config.discount, expectile=config.expectile, steps=config.value_steps, seed=config.seed,
         )  # fmt: skip
         known = Windows.of(alone, h, values, config)
 
-        policy = CBFDiffusion(
-            obs, act, agents, world, config.horizon, config.network, config.hidden, config.patch, config.levels,
-            config.slope, config.weight, config.ask_reward, config.safety_pull, config.calls, config.temperature,
-            config.every, config.plans, config.caution, ["condition", "filter", "programme"],
-        )  # fmt: skip
+        policy = CBFDiffusion(obs, act, agents, asdict(config), list(get_args(Role)[:3]))
         policy.barrier.load_state_dict(barrier.state_dict())
         policy.barrier.requires_grad_(False)
         policy.scale.fit(alone.observations[known.rows])

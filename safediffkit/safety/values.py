@@ -1,5 +1,7 @@
 """Values learned from records alone, without asking what any other action would be worth: implicit Q-learning."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -42,6 +44,25 @@ def penalised(dataset: Dataset, penalty: float) -> Float[Tensor, "steps *agents"
     says the text, and that is what is done. The unit is our choice.
     """
     return dataset.rewards / dataset.rewards.std().clamp_min(1e-6) - penalty * (dataset.costs > 0)
+
+
+def sooner(dataset: Dataset, steps: int) -> Dataset:
+    """Charge each step for the greatest cost of the next `steps` ones of its episode, itself included.
+
+    What can no longer be avoided is dangerous, too, and where danger comes up at once, as where two roads meet, records
+    that run into it tell so; with 1 nothing changes. Of a state from which some records run into danger and others do
+    not, the barrier decides by how many. All of this is our choice.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"foresight={steps}: a step foresees at least its own cost, which is foresight=1")
+    costs = dataset.costs.clone()
+    for ahead in range(1, steps):
+        same = dataset.episode[ahead:] == dataset.episode[:-ahead]
+        costs[:-ahead] = costs[:-ahead].maximum(dataset.costs[ahead:] * same)
+    return replace(dataset, costs=costs)
 
 
 def train_values(

@@ -86,15 +86,6 @@ def test_all_of_the_condition_is_forgotten_or_safety_alone():
     assert (left[~safety] == 1).all()
 
 
-def test_what_leads_into_danger_within_the_foresight_is_charged_within_its_episode():
-    data = agents_apart(team_data(episodes=2, steps=4))
-    data = replace(data, costs=torch.tensor([0, 0, 2.0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0]))
-    assert torch.equal(cbf.sooner(data, 1).costs, data.costs)
-    assert cbf.sooner(data, 3).costs.tolist() == [2, 2, 2, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
-    with pytest.raises(ValueError, match="foresight=0"):
-        cbf.sooner(data, 0)
-
-
 def test_windows_are_labelled_by_the_least_h_ahead_and_the_advantage():
     data = agents_apart(team_data(episodes=2, steps=5))
     values = Values(OBS, 2)
@@ -147,7 +138,7 @@ def test_the_quadratic_programme_changes_the_planned_action_no_more_than_h_asks(
         policy.planner.act = lambda alone: torch.full((6, 2), 0.5)
     filtered.h = lambda seen: 1.0 - seen[..., 0]
     filtered.move = lambda seen, action: torch.cat([action[:, :1] + 0 * seen[:, :1], seen[:, 1:]], 1)
-    filtered.slope = 5.0  # of 1 / (2 dt): h may halve in a step
+    filtered.config = replace(filtered.config, slope=5.0)  # of 1 / (2 dt): h may halve in a step
     acted, now = filtered.act(history), history.observation[..., 0]
     most = 1 - 0.5 * (1 - now)  # h' >= h / 2
     torch.testing.assert_close(acted[..., 0], most.clamp(-1, 0.5), atol=1e-4, rtol=0)

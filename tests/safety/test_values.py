@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safediffkit.data.dataset import Dataset
-from safediffkit.safety.values import penalised, train_values
+from safediffkit.safety.values import penalised, sooner, train_values
 
 QUICK = {"steps": 1500, "batch": 64, "learning_rate": 5e-3, "target_rate": 0.1}
 
@@ -30,6 +30,16 @@ def test_only_steps_into_danger_are_charged_in_units_of_the_spread():
     )
     spread = data.rewards.std()
     torch.testing.assert_close(penalised(data, 0.5), data.rewards / spread - torch.tensor([0, 0.5, 0, 0.5]))
+
+
+def test_what_leads_into_danger_within_the_foresight_is_charged_in_its_episode():
+    data = steps([0.0] * 8, [0.0] * 8, [0.0] * 8, [0.0] * 8, False)
+    data = replace(data, costs=torch.tensor([0, 0, 2.0, 0, 0, 1, 0, 0]), episode=torch.arange(8) // 4)
+    assert torch.equal(sooner(data, 1).costs, data.costs)
+    assert sooner(data, 2).costs.tolist() == [0, 2, 2, 0, 1, 1, 0, 0]
+    assert sooner(data, 4).costs.tolist() == [2, 2, 2, 0, 1, 1, 0, 0]
+    with pytest.raises(ValueError, match="foresight=0"):
+        sooner(data, 0)
 
 
 @pytest.mark.parametrize("expectile", [0.5, 0.8])
