@@ -1,0 +1,125 @@
+"""Make the banks of lesson 8: two cars that merge by joint plans, under other margins, weights and roles of a barrier.
+
+    python tutorials/assets/make_merge.py
+
+The planner is policies/merge-mixed-safety/cbf-diffusion.safetensors. For every braking and clearance a barrier is
+learned from the same records, whose costs are told anew; the planner stays. Drives start from reset seeds 1 to 24.
+It writes merge.npz (drives), merge-plans.npz (what both cars plan at one moment) and merge-roles.npz (drives by role).
+About six minutes of one processor.
+"""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from safediffkit import load, load_policy, rollout, score
+from safediffkit.methods.cbf_diffusion import learn_barrier
+from safediffkit.policy import History
+from safediffkit.widgets import Frame, bank
+from safediffkit.widgets.road_banks import fans, from_above
+from safediffkit.worlds.merge import LENGTH, SECONDS, STEPS, margins, measures, outcome, positions
+
+ASSETS = Path(__file__).parent
+TASK, FIRST, DRIVES, SHOWN = "merge-mixed-safety", 1, 24, 5
+BRAKINGS, CLEARANCES, WEIGHTS = (1.0, 2.0, 5.0), (0.0, 2.0, 6.0), (0.0, 1.0, 2.0, 4.0)
+ROLES = ["condition", "filter", "guidance"]
+TRUE = {"braking": 5.0, "clearance": 2.0}  # the world's own margin, by which every drive is judged
+
+
+@cache
+def team(braking, clearance):
+    """Load the team and let its barrier learn what danger is by this margin."""
+    policy, data = load_policy(ASSETS / "policies" / TASK / "cbf-diffusion.safetensors"), load(TASK)
+    if {"braking": braking, "clearance": clearance} != TRUE:
+        costs = (margins(data.next_observations, braking=braking, clearance=clearance) < 0).float()
+        barrier = learn_barrier(replace(data, costs=costs), policy.config)
+        policy.barrier.load_state_dict(barrier.state_dict())
+    return policy
+
+
+def told(run):
+    """Say in numbers how drives went: safety in the world's own margin, the return, and shares of outcomes in %."""
+    said, judged = measures(run), score(run, TASK, budget=0)
+    numbers = {
+        "safe states (%)": 100 * said.pop("safe"),
+        "steps in danger, of both": judged.cost.mean,
+        "worst margin (m)": said.pop("margin"),
+        "return, of both": judged.reward.mean,
+    }
+    return numbers | {f"{name} (%)": 100 * share for name, share in said.items()}
+
+
+def intervals(run):
+    """Give 95 % intervals over the drives."""
+    judged = score(run, TASK, budget=0)
+    pairs = {"danger": judged.cost, "return": judged.reward}
+    return {f"{name}, {end}": getattr(each, end) for name, each in pairs.items() for end in ("low", "high")}
+
+
+def picture(run):
+    """Draw the first few drives."""
+    drives = [run.where(run.episode == number) for number in range(SHOWN)]
+    seen = torch.full((SHOWN, 2, STEPS + 1, run.observations.shape[-1]), torch.nan)
+    for k, drive in enumerate(drives):
+        both = torch.cat([drive.observations[:1], drive.next_observations])
+        seen[k, :, : len(both)] = both.movedim(1, 0)
+    return from_above(positions(seen), margins(seen, **TRUE) < 0, [outcome(drive) for drive in drives])
+
+
+def drive(policy):
+    """Drive all episodes."""
+    return rollout(policy, TASK, episodes=DRIVES, budget=0, seed=FIRST)
+
+
+def frame(braking, clearance, weight, *, seed):
+    """Show drives under one margin and weight."""
+    run = drive(team(braking, clearance).with_roles(ROLES, guidance_weight=weight))
+    return Frame(**picture(run), numbers=told(run))
+
+
+def planned(braking, clearance, weight, *, seed):
+    """Show what both cars plan at one moment, each from its own observation alone."""
+    policy = team(braking, clearance).with_roles(ROLES, guidance_weight=weight)
+    torch.manual_seed(seed)
+    now = History.start(moment(), 1)
+    with torch.no_grad():
+        plans = policy.plan(now, policy.config.plans)[0]
+        refused = policy.h(plans[..., 1:, :]).amin(-1) < 0
+        chosen = policy.choose(policy.scale(plans), policy.ask(now))
+    ahead = torch.stack([-plans[0, ..., 6], plans[1, ..., 6]])
+    end = SECONDS * (plans.shape[2] - 1)
+    numbers = {f"refused, {car}": refused[k].sum() for k, car in enumerate(("ramp", "road"))}
+    return Frame(**fans(ahead, refused, chosen, end=end, keep=LENGTH + clearance), numbers=numbers)
+
+
+@cache
+def moment():
+    """Find a recorded moment on the way to the merge at which about half of each car's plans are refused."""
+    policy, seen = team(**TRUE).with_roles([]), load(TASK).observations
+    coming = seen[(seen[:, 0, 0] > 60) & (seen[:, 0, 0] < 120)][::20]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        refused = policy.h(policy.plan(History.start(coming, 1), 16)[..., 1:, :]).amin(-1) < 0
+    best = (refused.float().mean(-1) - 0.5).abs().amax(-1).argmin()
+    return coming[best, None]
+
+
+def by_role(role, *, seed):
+    """Show drives with one role of the barrier, and intervals of their numbers."""
+    run = drive(team(**TRUE).variants()[role])
+    return Frame(**picture(run), numbers=told(run) | intervals(run))
+
+
+def main():
+    """Make the three banks."""
+    torch.set_num_threads(1)
+    axes = {"braking (m/s²)": BRAKINGS, "clearance (m)": CLEARANCES, "safety weight": WEIGHTS}
+    bank(by_role, {"role of the barrier": list(team(**TRUE).variants())}).save(ASSETS / "merge-roles.npz")
+    bank(planned, axes).save(ASSETS / "merge-plans.npz")
+    bank(frame, axes).save(ASSETS / "merge.npz")
+
+
+if __name__ == "__main__":
+    main()
