@@ -14,6 +14,14 @@ no settings, and its figures come from work on driving that has nothing to do wi
 | values outside X_{i,h} | undefined there, though Eq. 16 reads them | as low as the worst that was recorded |
 | policy | the loss of the barrier never meets it | the barrier is condition, filter or guidance: see `Role` |
 | actions | inverse dynamics | the same |
+
+Settings for each world, chosen on debugging episodes (reset seeds from 50,000 on):
+
+    landmarks-mixed-safety --set network=dit hidden=64 patch=4 temperature=0.7 steps=4500 foresight=2 caution=0.05
+    merge-mixed-safety --set world=merge horizon=16 lookahead=16 foresight=14 steps=2500 value_steps=1500 penalty=2.0
+
+Cars that will meet where the ramp joins are in no danger until there, and then at once: to keep off it they must see it
+nearly 3 s ahead, which is what the longer windows and the foresight are for.
 """
 
 from collections.abc import Callable

@@ -163,6 +163,16 @@ def test_caution_is_the_h_that_must_be_kept(trained):
     torch.testing.assert_close(trained.with_roles([], caution=0.3).h(seen), trained.h(seen) - 0.3)
 
 
+def test_a_barrier_of_other_costs_takes_the_place_of_a_teams(trained):
+    data, seen = team_data(), start().observation
+    torch.testing.assert_close(cbf.learn_barrier(data, SMALL)(trained.local(seen)), trained.h(seen))
+    fewer = replace(data, costs=data.costs * (data.episode >= 6)[:, None])
+    swapped = trained.with_roles(["filter"])
+    swapped.barrier = cbf.learn_barrier(fewer, SMALL)
+    assert not torch.allclose(swapped.h(seen), trained.h(seen))
+    torch.testing.assert_close(swapped.with_roles(["programme"]).h(seen), swapped.h(seen))
+
+
 def test_the_variants_are_every_role_alone_none_the_papers_three_and_all_four(trained):
     roles = {name: sorted(policy.roles) for name, policy in trained.variants().items()}
     assert roles == {
