@@ -12,7 +12,7 @@ from safediffkit.widgets.banks import Scene, Shape, line, region
 
 CARS = ("car from the ramp", "car on the road")
 OUTCOMES = {"leader first": "safe", "follower first": "goal", "slow": "start", "crash": "danger"}  # kinds of shapes
-_APART, _FAR = 19.0, 40.0  # metres: from road to road; up to which a car is drawn ahead of the other
+_APART, _FAR = 19.0, 30.0  # metres: from road to road; up to which a car is drawn ahead of the other
 _LANE, _RAMP, _JOINED, _HALF = 4.0, 14.5, 8.0, 2.0  # y of the right lane and of the ramp, as in `merge`; half a lane
 _TELL, _END = 318.0, 370.0  # x from which an outcome stands below the road, and where the view ends
 
@@ -33,7 +33,8 @@ def road_scene(drives: int, *, bend: float, merge: float, finish: float) -> Scen
         [*((x, y + _HALF) for x, y in ramp), (finish, _JOINED + _HALF), (finish, near), (_END, near)],
     ]
     roads = [line([(x, -y - _APART * k) for x, y in edge]) for k in range(drives) for edge in edges]
-    return Scene((0.0, _END, "along the road (m)"), (-_APART * drives, 0.0, "one drive below the other (m)"), roads)
+    across = (-_APART * drives, 0.0, "one drive below the other (m)")
+    return Scene((0.0, _END, "along the road (m)"), across, roads, equal=False)
 
 
 def from_above(
@@ -65,7 +66,7 @@ def fan_scene(end: float) -> Scene:
     """Draw two panels, `end` seconds wide each: what one car plans, and a second to the right what the other does."""
     starts = dict(zip(CARS, (0.0, end + 1), strict=True))
     titles = [
-        region(start, 0.84 * _FAR, start + end, _FAR, kind="neutral", label=f"plans of the {name}")
+        region(start, 0.86 * _FAR, start + end, _FAR, kind="neutral", label=f"plans {name.removeprefix('car ')}")
         for name, start in starts.items()
     ]
     ahead = f"seconds ahead: from 0 to {end:g} for one car, from {end + 1:g} to {2 * end + 1:g} for the other"

@@ -282,6 +282,48 @@ def test_lesson_06_plays_the_learning_of_a_barrier(lesson):
     assert all(new != old for new, old in zip(probe.sight(root), before, strict=True))
 
 
+@pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
+def test_lesson_08_says_that_a_clearance_makes_danger_of_more_steps(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label^='Four recorded merges']")
+    slider, shares = root.get_by_role("slider", name="clearance"), []
+    for key in ("Home", "End"):
+        probe.press(slider, key)
+        probe.settle(root)
+        shares.append(told_by(root)["of all recorded steps in danger (%)"])
+    assert 0 < shares[0] < shares[1]
+
+
+@pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
+def test_lesson_08_refuses_more_plans_of_the_same_moment_by_a_stricter_barrier(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label='The joint plans of one moment']")
+    probe.press(root.get_by_role("slider", name="weight"), "Home")
+    slider, refused = root.get_by_role("slider", name="clearance"), []
+    for key in ("Home", "End"):
+        probe.press(slider, key)
+        probe.settle(root)
+        refused.append(sum(told_by(root).values()))
+    assert refused[0] < refused[1] <= 32
+
+
+@pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
+def test_lesson_08_draws_an_expectile_from_the_mean_towards_the_greatest(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label='The expectile of twenty samples']")
+    slider, values = root.get_by_role("slider", name="expectile"), []
+    for key in ("Home", "End"):
+        probe.press(slider, key)
+        probe.settle(root)
+        values.append(told_by(root))
+    low, high = values
+    assert low["V"] == pytest.approx(low["mean of the samples"], abs=0.2)
+    assert low["V"] < high["V"] < high["greatest of the samples"]
+
+
+def told_by(root):
+    """Give the numbers that an Explorer says, by their names."""
+    said = root.locator(".sdk-number").all_text_contents()
+    return {text.rpartition(" ")[0]: float(text.rpartition(" ")[2]) for text in said}
+
+
 def test_nothing_left_the_machine_and_nothing_complained(lesson):
     assert lesson.outside == []
     assert lesson.errors == []

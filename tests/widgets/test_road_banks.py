@@ -54,7 +54,8 @@ def test_fans_stand_in_their_panels_and_say_what_became_of_each_plan():
     assert frame.outcomes == ("violating", "chosen", "chosen", "violating")
     assert frame.paths[..., 0].tolist() == [[0, 1.5, 3]] * 2 + [[4, 5.5, 7]] * 2
     assert frame.paths[..., 1].flatten().tolist() == list(range(12))
-    assert [shape["label"] for shape in fan_scene(3.0).shapes if shape["label"]] == [f"plans of the {c}" for c in CARS]
+    titles = [shape["label"] for shape in fan_scene(3.0).shapes if shape["label"]]
+    assert [f"car {title.removeprefix('plans ')}" for title in titles] == list(CARS)
     with pytest.raises(ValueError, match="two cars"):
         fans(ahead[:1], refused[:1], chosen[:1], end=3.0, keep=7.0)
 
