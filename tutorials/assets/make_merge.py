@@ -78,28 +78,41 @@ def frame(braking, clearance, weight, *, seed):
 def planned(braking, clearance, weight, *, seed):
     """Show what both cars plan at one moment, each from its own observation alone."""
     policy = team(braking, clearance).with_roles(ROLES, guidance_weight=weight)
-    torch.manual_seed(seed)
     now = History.start(moment(), 1)
-    with torch.no_grad():
-        plans = policy.plan(now, policy.config.plans)[0]
-        refused = policy.h(plans[..., 1:, :]).amin(-1) < 0
-        chosen = policy.choose(policy.scale(plans), policy.ask(now))
+    (plans,), (refused,) = refusals(policy, now)
+    chosen = policy.choose(policy.scale(plans), policy.ask(now))
     ahead = torch.stack([-plans[0, ..., 6], plans[1, ..., 6]])
     end = SECONDS * (plans.shape[2] - 1)
-    numbers = {f"refused, {car}": refused[k].sum() for k, car in enumerate(("ramp", "road"))}
+    numbers = {
+        f"refused, car {where} (of 16)": refused[k].sum() for k, where in enumerate(("from the ramp", "on the road"))
+    }
+    everywhere = refusals(policy, History.start(coming(), 1))[1]
+    numbers[f"refused at {len(everywhere)} moments (%)"] = 100 * everywhere.float().mean()
     return Frame(**fans(ahead, refused, chosen, end=end, keep=LENGTH + clearance), numbers=numbers)
 
 
 @cache
-def moment():
-    """Find a recorded moment on the way to the merge at which about half of each car's plans are refused."""
-    policy, seen = team(**TRUE).with_roles([]), load(TASK).observations
-    coming = seen[(seen[:, 0, 0] > 60) & (seen[:, 0, 0] < 120)][::20]
+def coming():
+    """Give what both cars see at recorded moments on the way to the merge."""
+    seen = load(TASK).observations
+    return seen[(seen[:, 0, 0] > 60) & (seen[:, 0, 0] < 200)][::160]
+
+
+def refusals(policy, now):
+    """Say which plans of each car the barrier refuses, by the same noise each time."""
     torch.manual_seed(0)
     with torch.no_grad():
-        refused = policy.h(policy.plan(History.start(coming, 1), 16)[..., 1:, :]).amin(-1) < 0
-    best = (refused.float().mean(-1) - 0.5).abs().amax(-1).argmin()
-    return coming[best, None]
+        plans = policy.plan(now, policy.config.plans)
+        return plans, policy.h(plans[..., 1:, :]).amin(-1) < 0
+
+
+@cache
+def moment():
+    """Find one of them at which, over the clearances, about half of each car's plans are refused."""
+    now = History.start(coming(), 1)
+    told = [refusals(team(TRUE["braking"], clearance).with_roles(ROLES), now)[1] for clearance in CLEARANCES]
+    best = (torch.stack(told).float().mean((0, -1)) - 0.5).abs().amax(-1).argmin()
+    return coming()[best, None]
 
 
 def by_role(role, *, seed):
