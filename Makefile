@@ -42,8 +42,8 @@ lint: setup  ## check format, style and stripped notebooks
 type: setup  ## mypy --strict on the library
 	@$(PY) -m mypy
 
-unit: setup  ## unit tests, with shapes checked and warnings as errors
-	@$(PY) -m pytest -m "not benchmark and not ui" $(ARGS)
+unit: setup  ## unit tests, with shapes checked and warnings as errors, in two processes
+	@$(PY) -m pytest -m "not benchmark and not ui" -n 2 --dist loadfile $(ARGS)
 
 # Without the shape checks, which would be timed as well.
 bench: setup  ## timing tests
@@ -68,7 +68,8 @@ binder: setup  ## install as Binder does, in a folder of its own, and run the fi
 
 # What the browser tools warn of between themselves is not ours to keep either. No Chromium: a failure in CI, else skipped.
 ui: setup  ## drive the lessons, saved pages and the site in Chromium; screenshots go to build/screenshots
-	@$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" -o filterwarnings=default tests/ui $(ARGS)
+	@$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" -o filterwarnings=default \
+	  -n 2 --dist loadgroup tests/ui $(ARGS)
 
 site: setup  ## write the lessons as web pages that need neither kernel nor network, into build/site
 	@rm -rf build/site
@@ -86,6 +87,8 @@ results: setup $(WEIGHTS)  ## make the records and policies that are missing in 
 	@$(PY) -m safediffkit.benchmark spi --jobs 2
 	@$(PY) -m safediffkit.benchmark simplex --steps 1500 --jobs 2
 	@$(PY) -m safediffkit.benchmark budgets --jobs 2
+	@$(PY) -m safediffkit.benchmark landmarks --steps 1500 --jobs 2
+	@$(PY) -m safediffkit.benchmark roles --jobs 2
 	@test -e tutorials/assets/driving.npz || $(PY) tutorials/assets/make_driving.py
 	@test -e tutorials/assets/planning.npz || $(PY) tutorials/assets/make_planning.py
 

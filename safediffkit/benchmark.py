@@ -10,12 +10,14 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safediffkit.data.tasks import QUALITIES
-from safediffkit.results import by_budget, by_quality, markdown
+from safediffkit.results import by_budget, by_quality, by_role, markdown
 
 Command = list[str]  # arguments of `python -m safediffkit.train`
 Settings = dict[str, float | str]
@@ -42,6 +44,16 @@ ABLATIONS: dict[str, tuple[str, Settings]] = {
     "dom2-without-copies": ("dom2", {"network": "mlp", "repeat_above": ""}),
     "dom2-unet": ("dom2", {"network": "unet"}),
 }
+# settings of CBF-diffusion; imitation has as many updates
+BARRIERS: dict[str, Settings] = {
+    "landmarks-mixed-safety": {
+        "network": "dit", "hidden": 64, "patch": 4, "temperature": 0.7, "steps": 4500, "foresight": 2, "caution": 0.05,
+    },
+    "merge-mixed-safety": {
+        "world": "merge", "horizon": 16, "lookahead": 16, "foresight": 14, "penalty": 2, "steps": 2500,
+        "value_steps": 1500,
+    },
+}  # fmt: skip
 SHARES = (0.2, 0.05)  # of the episodes, for data efficiency
 MIXTURE = "landmarks-medium-expert"  # the task of ablations and data shares
 SHOWN = TASKS[0], 0  # the task and seed whose policies lesson 04 loads
@@ -59,11 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these methods, such as tcdp or bc-safe")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--show", action="store_true", help="run nothing; print the records there are as a table")
+    parser.add_argument(
+        "--what", choices=("reward", "cost", "covered", "ways"), default="reward", help="shown of landmarks"
+    )
     given = parser.parse_args(arguments)
     make, folder, _ = TABLES[given.table]
     if given.show:
-        show = {"budgets": by_budget, "landmarks": by_quality}.get(given.table, markdown)
-        print(show(sorted((given.assets / folder).glob("*-[0-9].json"))))
+        shows: dict[str, Callable[[list[Path]], str]] = {"budgets": by_budget, "roles": by_role}
+        shows["landmarks"] = partial(by_quality, what=given.what)
+        print(shows.get(given.table, markdown)(sorted((given.assets / folder).glob("*-[0-9].json"))))
         return 0
     try:
         commands = make(given.assets, given.runs, given.steps)
@@ -180,10 +196,30 @@ def landmarks_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     return commands
 
 
+def roles_table(assets: Path, runs: Path, steps: int) -> list[Command]:
+    """List the runs of CBF-diffusion, which score every role of the barrier, and of imitation.
+
+    Updates are as many as a world needs: `steps` goes unused.
+    """
+    commands = []
+    for seed in SEEDS:
+        for task, given in BARRIERS.items():
+            settings, updates = given.copy(), int(given["steps"])
+            del settings["steps"]
+            for name, (method, chosen) in (("cbf-diffusion", ("cbf-diffusion", settings)), ("imitation", IMITATION)):
+                shown = (task, seed) == ("merge-mixed-safety", 0)  # lesson 08's
+                kept = assets / "policies" / task / name if shown else runs / "roles" / f"{name}-{task}-{seed}"
+                record = assets / "results" / "roles" / f"{name}-{task}-{seed}.json"
+                command = _command(method, task, seed, updates, kept.with_suffix(".safetensors"), record, chosen)
+                commands.append([*command, "--budget", "0", "--episodes", "50"])
+    return commands
+
+
 TABLES = {
     "spi": (spi_table, "results", "SPI and its ablations"),
     "simplex": (simplex_table, f"policies/{SHOWN[0]}/simplex", "the policies of lesson 04"),
     "budgets": (budgets_table, "results/budgets", "all methods under three budgets"),
+    "roles": (roles_table, "results/roles", "roles of a barrier in a team's plans"),
     "landmarks": (landmarks_table, "results/landmarks", "teams among landmarks that may vanish"),
 }
 

@@ -319,6 +319,38 @@ def result_bars(
     return figure
 
 
+def interval_dots(
+    groups: list[str], series: dict[str, Num[Any, "batch 3"]], *, x: str, y: str, title: str = ""
+) -> "plotly.graph_objects.Figure":
+    """Draw for each group and name a dot with its interval, given as (middle, low, high); NaN leaves a gap.
+
+    Names of one group stand side by side, told apart by colour and symbol.
+    """
+    figure = _figure(title=title, x=x, y=y)
+    colours, symbols = (
+        (BLUE, VERMILION, ORANGE, GREEN, PURPLE, GREY),
+        ("circle", "square", "diamond", "x", "star", "cross"),
+    )
+    for n, (name, values) in enumerate(series.items()):
+        middle, low, high = _numbers(values).T
+        figure.add_scatter(
+            x=np.arange(len(groups)) + (n - (len(series) - 1) / 2) * 0.8 / len(series),
+            y=middle,
+            error_y={
+                "symmetric": False,
+                "array": high - middle,
+                "arrayminus": middle - low,
+                "thickness": 1,
+                "width": 0,
+            },
+            mode="markers",
+            name=name,
+            marker={"color": colours[n % 6], "symbol": symbols[n % 6], "size": 9},
+        )
+    figure.update_xaxes(tickvals=list(range(len(groups))), ticktext=groups, range=[-0.5, len(groups) - 0.5])
+    return figure
+
+
 def score_plane(
     scores: dict[str, tuple[Num[Any, "3"], Num[Any, "3"]]],
     *,

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ from safediffkit.data.tasks import QUALITIES
 
 ORDER = ("OfflineBallCircle-v0", "OfflineCarCircle-v0", "OfflineBallRun-v0", "OfflineCarRun-v0")
 METHODS = ("tcdp", "trebi", "cdd", "cdt", "fisor", "spi", "bc-safe", "bc")
+OUTCOMES = ("leader first", "follower first", "slow", "crash")  # of cars that merge
 TEAMS = ("dom2", "ma-cql", "omar", "ma-sfbc", "madiff", "imitation")
+# worlds, and what records call them; the ways of covering are counted from few starts
+SHIFTS = {"six": "policy"} | {shift: f"policy, {shift}" for shift in ("three dismissed", "three far", "slow")}
+WAYS = {"six": "policy, four starts", "three dismissed": "policy, four starts, three dismissed"}
 
 
 def _scores(records: list[Path]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -89,29 +94,67 @@ def interval(values: list[float]) -> tuple[float, float]:
     return mean, float(sem(values) * t.ppf(0.975, len(values) - 1)) if len(values) > 1 else math.nan
 
 
-def by_quality(records: list[Path], methods: tuple[str, ...] = TEAMS) -> str:
-    """Draw up returns of teams as a Markdown table: quality of the data and world by methods, mean and interval.
+def by_quality(records: list[Path], what: str = "reward", methods: tuple[str, ...] = TEAMS) -> str:
+    """Draw up figures of teams as a Markdown table: quality of the data and world by methods, mean and interval.
 
-    A star marks the first, and each whose mean is within the first's interval.
+    `what` is "reward", of an episode, in which a star marks the first and each whose mean is within the first's
+    interval; or "cost", "covered" or "ways", see `worlds.landmarks.measures`.
     """
     cells = team_scores(records)
     lines = [f"| data | landmarks | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
     parts = [(f"landmarks-{quality}", "") for quality in QUALITIES]
     shares = {(task, name.removeprefix("dom2")) for task, name, _ in cells if name.startswith("dom2-share")}
     parts += sorted(shares, reverse=True)
-    for task, part in parts:
-        for shift in ("six", "three dismissed", "three far", "slow"):
-            rule = "policy" if shift == "six" else f"policy, {shift}"
-            found = {name: cells[task, name + part, rule] for name in methods if (task, name + part, rule) in cells}
-            if found:
-                told = {name: interval([one["reward"]["mean"] for one in scores]) for name, scores in found.items()}
-                first, wide = max(told.values())
-                least = first if math.isnan(wide) else first - wide
-                shown = [_cell(*told[name], least) if name in told else "-" for name in methods]
-                data = task.removeprefix("landmarks-") + part.replace("-share-", ", share ")
-                lines.append(f"| {data} | {shift} | {' | '.join(shown)} |")
+    for (task, part), (shift, rule) in product(parts, (WAYS if what == "ways" else SHIFTS).items()):
+        found = {name: cells[task, name + part, rule] for name in methods if (task, name + part, rule) in cells}
+        if found:
+            told = {name: interval(list(map(of(what), scores))) for name, scores in found.items()}
+            first, wide = max(told.values())
+            least = math.inf if what != "reward" else first if math.isnan(wide) else first - wide
+            digits = 0 if what == "reward" else 2 if what == "covered" else 1
+            shown = [
+                _told(*told[name], digits) + "*" * (told[name][0] >= least) if name in told else "-" for name in methods
+            ]
+            data = task.removeprefix("landmarks-") + part.replace("-share-", ", share ")
+            lines.append(f"| {data} | {shift} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
-def _cell(mean: float, wide: float, least: float) -> str:
-    return f"{mean:.0f}{'' if math.isnan(wide) else f' ± {wide:.0f}'}{'*' * (mean >= least)}"
+def of(what: str) -> Callable[[dict[str, Any]], float]:
+    """Make a function that reads a score's figure, or the mean where it is an estimate."""
+    return lambda score: float(score[what]["mean"] if isinstance(score[what], dict) else score[what])
+
+
+def by_role(records: list[Path]) -> str:
+    """Draw up CBF-diffusion's roles of the barrier, and imitation, as a Markdown table.
+
+    Means over seeds; of return and violations the least and the greatest, too. Violations are an episode's cost; an
+    episode without any is clean. The worst margin is the least free gap between two agents, or a car's least stopping
+    margin. Outcomes are shares of episodes, in the order of `OUTCOMES`.
+    """
+    lines = [
+        "| data | method | role | return | violations | clean | safe states | worst margin, m | outcomes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (task, name, role), scores in team_scores(records).items():
+
+        def mean(what: str, scores: list[dict[str, Any]] = scores) -> float:
+            return sum(map(of(what), scores)) / len(scores)
+
+        def spread(what: str, digits: int, scores: list[dict[str, Any]] = scores) -> str:
+            values = list(map(of(what), scores))
+            return f"{mean(what, scores):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+        margin = "margin" if "margin" in scores[0] else "gap"
+        shares = " / ".join(f"{mean(one):.2f}" for one in OUTCOMES) if OUTCOMES[0] in scores[0] else "-"
+        cells = [
+            task.removesuffix("-mixed-safety"), name, "-" if role == "policy" else role,
+            spread("reward", 0), spread("cost", 2), f"{mean('within_budget'):.2f}", f"{mean('safe'):.3f}",
+            f"{mean(margin):.2f}", shares,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _told(mean: float, wide: float, digits: int) -> str:
+    return f"{mean:.{digits}f}" + ("" if math.isnan(wide) else f" ± {wide:.{digits}f}")

@@ -270,11 +270,47 @@ def test_the_table_of_teams_stars_the_first_and_whoever_is_within_its_interval(t
     write("omar", [(89.0, 400.0), (89.0, 400.0)])
     write("madiff", [(80.0, 0.0)])
     write("dom2-share-0.2", [(7.0, 8.0)])
-    assert results.by_quality(sorted(tmp_path.glob("*.json")), ("dom2", "omar", "madiff")).splitlines() == [
+    assert results.by_quality(sorted(tmp_path.glob("*.json")), methods=("dom2", "omar", "madiff")).splitlines() == [
         "| data | landmarks | dom2 | omar | madiff |",
         "|---|---|---|---|---|",
         "| expert | six | 101 ± 13* | 89 ± 0* | 80 |",
         "| expert | three dismissed | 55 ± 64 | 400 ± 0* | 0 |",
         "| expert, share 0.2 | six | 7* | - | - |",
         "| expert, share 0.2 | three dismissed | 8* | - | - |",
+    ]
+
+
+def test_ways_are_counted_from_few_starts_and_carry_no_stars(tmp_path):
+    scores = {"policy, four starts": {"ways": 3.5}, "policy": {"ways": 40.0, "cost": {"mean": 2.25}}}
+    record = {"task": "landmarks-expert", "config": {"seed": 0}, "scores": scores}
+    (tmp_path / "dom2-landmarks-expert-0.json").write_text(json.dumps(record))
+    files = [tmp_path / "dom2-landmarks-expert-0.json"]
+    assert results.by_quality(files, "ways", ("dom2",)).splitlines()[2:] == ["| expert | six | 3.5 |"]
+    assert results.by_quality(files, "cost", ("dom2",)).splitlines()[2:] == ["| expert | six | 2.2 |"]
+
+
+def test_the_table_of_roles_has_imitation_beside_and_says_how_it_went(tmp_path):
+    from safediffkit import train
+
+    commands = benchmark.roles_table(tmp_path / "assets", tmp_path / "runs", steps=7)
+    assert len({one[one.index("--record") + 1] for one in commands}) == len(commands) == 2 * 2 * 3
+    for one in commands:
+        _, config = train._configured(train._parser().parse_args(one))
+        assert config.steps == {"landmarks-mixed-safety": 4500, "merge-mixed-safety": 2500}[one[1]]
+        assert getattr(config, "world", "landmarks") in one[1] or config.value_weight == 0
+
+    score = {"reward": {"mean": 100.0}, "cost": {"mean": 0.25}, "within_budget": {"mean": 0.9}, "safe": 0.99}
+    cars = score | {"margin": -1.5, "leader first": 0.5, "follower first": 0.25, "slow": 0.25, "crash": 0.0}
+    for seed, more in ((0, 0.0), (1, 2.0)):
+        scores = {"none": cars | {"reward": {"mean": 100.0 + more}}, "filter": cars}
+        record = {"task": "merge-mixed-safety", "config": {"seed": seed}, "scores": scores}
+        (tmp_path / f"cbf-diffusion-merge-mixed-safety-{seed}.json").write_text(json.dumps(record))
+    record = {"task": "landmarks-mixed-safety", "config": {"seed": 0}, "scores": {"policy": score | {"gap": 0.1}}}
+    (tmp_path / "imitation-landmarks-mixed-safety-0.json").write_text(json.dumps(record))
+    lines = results.by_role(sorted(tmp_path.glob("*.json"))).splitlines()[2:]
+    ends = "0.25 (0.25 to 0.25) | 0.90 | 0.990 | -1.50 | 0.50 / 0.25 / 0.25 / 0.00 |"
+    assert lines == [
+        f"| merge | cbf-diffusion | none | 101 (100 to 102) | {ends}",
+        f"| merge | cbf-diffusion | filter | 100 (100 to 100) | {ends}",
+        "| landmarks | imitation | - | 100 (100 to 100) | 0.25 (0.25 to 0.25) | 0.90 | 0.990 | 0.10 | - |",
     ]

@@ -22,6 +22,9 @@ def draw_all(kind):
         "grid": figures.grid_values(kind(np.arange(36.0).reshape(3, 3, 4))),
         "curves": figures.curves(kind([1.0, 2.0]), {"a": kind([1.0, 10.0])}, x="time (s)", y="height (m)"),
         "plane": figures.score_plane({"a": (kind([0.5, 0.25, 0.75]), kind([1.5, 1.0, 2.5]))}, limit=1),
+        "dots": figures.interval_dots(
+            ["g", "h"], {"a": kind([[1.0, 0.5, 3.0], [2.0, 2.0, 2.0]])}, x="data", y="return"
+        ),
         "bars": figures.result_bars(["a"], kind([1.0]), kind([[0.5, 2.0]]), y="cost"),
     }
 
@@ -33,7 +36,7 @@ def test_arrays_and_tensors_give_the_same_pictures():
         assert figure.to_json() == from_tensors[name].to_json()
 
 
-@pytest.mark.parametrize("name", ["scatter", "top", "map", "grid", "curves", "plane"])
+@pytest.mark.parametrize("name", ["scatter", "top", "map", "grid", "curves", "plane", "dots"])
 def test_both_axes_have_titles_and_the_shared_template(name):
     figure = draw_all(np.asarray)[name]
     assert figure.layout.xaxis.title.text
@@ -146,6 +149,16 @@ def test_the_score_plane_holds_its_intervals_and_colours_by_the_limit():
     np.testing.assert_allclose([a.error_x.array[0], a.error_x.arrayminus[0]], [1.5, 0.5])
     np.testing.assert_allclose([a.error_y.array[0], a.error_y.arrayminus[0]], [0.2, 0.1])
     assert figure.layout.shapes[0].x0 == 1
+
+
+def test_dots_stand_side_by_side_within_their_group_with_their_intervals():
+    middle = np.array([[1.0, 0.5, 3.0], [2.0, 2.0, 2.0]])
+    a, b = figures.interval_dots(["g", "h"], {"a": middle, "b": middle + 1}, x="data", y="return").data
+    np.testing.assert_allclose(a.x, [-0.2, 0.8])
+    np.testing.assert_allclose(b.x, [0.2, 1.2])
+    np.testing.assert_allclose(a.error_y.array, [2, 0])
+    np.testing.assert_allclose(a.error_y.arrayminus, [0.5, 0])
+    assert a.marker.symbol != b.marker.symbol
 
 
 def test_figures_beside_one_another_keep_their_axes_and_parts():

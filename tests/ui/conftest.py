@@ -16,27 +16,32 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-quic"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--no-proxy-server", "--disable-dev-shm-usage"]
-LATENCIES = pytest.StashKey[list[tuple[str, ...]]]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[LATENCIES] = []
-
-
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ui)
+            # what shares an open lesson stays in one process
+            params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+            item.add_marker(pytest.mark.xdist_group(str(params.get("lesson", item.path.stem))))
 
 
-@pytest.fixture(scope="session")
-def latencies(pytestconfig: pytest.Config) -> list[tuple[str, ...]]:
-    """Rows of the table that the end of the run prints."""
-    return pytestconfig.stash[LATENCIES]
+@pytest.fixture
+def latencies(request: pytest.FixtureRequest) -> list[tuple[str, ...]]:
+    """Rows of the table that the end of the run prints; they travel with the test's report."""
+    rows: list[tuple[str, ...]] = []
+    request.node.user_properties.append(("latencies", rows))
+    return rows
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if rows := config.stash[LATENCIES]:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.stats.get(kind, ())]
+    told = [
+        value for one in reports for name, value in one.user_properties if name == "latencies" and one.when == "call"
+    ]
+    if rows := [tuple(row) for table in told for row in table]:
         terminalreporter.section("how fast the widgets answer (ms: median, maximum)")
         head = ("lesson", "control", "handler", "", "key to frame", "")
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

@@ -282,6 +282,49 @@ def test_lesson_06_plays_the_learning_of_a_barrier(lesson):
     assert all(new != old for new, old in zip(probe.sight(root), before, strict=True))
 
 
+@pytest.mark.parametrize("lesson", ["07_multi_agent_landmarks"], indirect=True)
+def test_lesson_07_shows_landmarks_vanish_and_a_method_with_one_way(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label='Eight teams choose']")
+    which = root.get_by_role("combobox", name="landmarks")
+    seen = {}
+    for key in ("End", "Home"):
+        probe.press(which, key)
+        probe.settle(root)
+        seen[key] = probe.sight(root)
+    assert all(new != old for new, old in zip(seen["Home"], seen["End"], strict=True))
+    probe.press(root.get_by_role("combobox", name="team"), "End")  # MA-CQL, the same action every time
+    slider = root.get_by_role("slider", name="start")
+    for _ in range(4):
+        probe.settle(root)
+        assert numbers(root)["different ways"] <= 1
+        probe.press(slider, "ArrowRight")
+
+
+@pytest.mark.parametrize("lesson", ["07_multi_agent_landmarks"], indirect=True)
+def test_lesson_07_holds_values_down_and_mends_the_pull(lesson):
+    cautious = lesson.page.locator(".safediffkit-explorer[aria-label^='A value network']")
+    probe.press(cautious.get_by_role("slider", name="updates"), "End")
+    weight = cautious.get_by_role("slider", name="weight")
+    probe.press(weight, "Home")
+    probe.settle(cautious)
+    dream = numbers(cautious)
+    for _ in range(3):
+        probe.press(weight, "ArrowRight")
+    probe.settle(cautious)
+    held = numbers(cautious)
+    assert dream["value promised"] > held["value promised"]
+    assert dream["what it earns"] < 0 < held["what it earns"]
+
+    pulled = lesson.page.locator(".safediffkit-explorer[aria-label^='Nine actions']")
+    probe.press(pulled.get_by_role("slider", name="foot"), "Home")
+    worse = {}
+    for key in ("Home", "End"):
+        probe.press(pulled.get_by_role("combobox", name="divided by"), key)
+        probe.settle(pulled)
+        worse[key] = numbers(pulled)["actions that got worse"]
+    assert worse == {"Home": 9, "End": 0}
+
+
 @pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
 def test_lesson_08_says_that_a_clearance_makes_danger_of_more_steps(lesson):
     root = lesson.page.locator(".safediffkit-explorer[aria-label^='Four recorded merges']")
@@ -289,7 +332,7 @@ def test_lesson_08_says_that_a_clearance_makes_danger_of_more_steps(lesson):
     for key in ("Home", "End"):
         probe.press(slider, key)
         probe.settle(root)
-        shares.append(told_by(root)["of all recorded steps in danger (%)"])
+        shares.append(numbers(root)["of all recorded steps in danger (%)"])
     assert 0 < shares[0] < shares[1]
 
 
@@ -301,7 +344,7 @@ def test_lesson_08_refuses_more_plans_by_a_stricter_barrier(lesson):
     for key in ("Home", "End"):
         probe.press(slider, key)
         probe.settle(root)
-        (over_all,) = (value for name, value in told_by(root).items() if name.endswith("moments (%)"))
+        (over_all,) = (value for name, value in numbers(root).items() if name.endswith("moments (%)"))
         refused.append(over_all)
     assert refused[0] < refused[1] <= 100
 
@@ -313,13 +356,13 @@ def test_lesson_08_draws_an_expectile_from_the_mean_towards_the_greatest(lesson)
     for key in ("Home", "End"):
         probe.press(slider, key)
         probe.settle(root)
-        values.append(told_by(root))
+        values.append(numbers(root))
     low, high = values
     assert low["V"] == pytest.approx(low["mean of the samples"], abs=0.2)
     assert low["V"] < high["V"] < high["greatest of the samples"]
 
 
-def told_by(root):
+def numbers(root):
     """Give the numbers that an Explorer says, by their names."""
     said = root.locator(".sdk-number").all_text_contents()
     return {text.rpartition(" ")[0]: float(text.rpartition(" ")[2]) for text in said}
