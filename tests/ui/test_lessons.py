@@ -325,6 +325,43 @@ def test_lesson_07_holds_values_down_and_mends_the_pull(lesson):
     assert worse == {"Home": 9, "End": 0}
 
 
+@pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
+def test_lesson_08_says_that_a_clearance_makes_danger_of_more_steps(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label^='Four recorded merges']")
+    slider, shares = root.get_by_role("slider", name="clearance"), []
+    for key in ("Home", "End"):
+        probe.press(slider, key)
+        probe.settle(root)
+        shares.append(numbers(root)["of all recorded steps in danger (%)"])
+    assert 0 < shares[0] < shares[1]
+
+
+@pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
+def test_lesson_08_refuses_more_plans_by_a_stricter_barrier(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label='The joint plans of one moment']")
+    probe.press(root.get_by_role("slider", name="weight"), "Home")
+    slider, refused = root.get_by_role("slider", name="clearance"), []
+    for key in ("Home", "End"):
+        probe.press(slider, key)
+        probe.settle(root)
+        (over_all,) = (value for name, value in numbers(root).items() if name.endswith("moments (%)"))
+        refused.append(over_all)
+    assert refused[0] < refused[1] <= 100
+
+
+@pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
+def test_lesson_08_draws_an_expectile_from_the_mean_towards_the_greatest(lesson):
+    root = lesson.page.locator(".safediffkit-explorer[aria-label='The expectile of twenty samples']")
+    slider, values = root.get_by_role("slider", name="expectile"), []
+    for key in ("Home", "End"):
+        probe.press(slider, key)
+        probe.settle(root)
+        values.append(numbers(root))
+    low, high = values
+    assert low["V"] == pytest.approx(low["mean of the samples"], abs=0.2)
+    assert low["V"] < high["V"] < high["greatest of the samples"]
+
+
 def numbers(root):
     """Give the numbers that an Explorer says, by their names."""
     said = root.locator(".sdk-number").all_text_contents()
