@@ -89,8 +89,10 @@ results: setup $(WEIGHTS)  ## make the records and policies that are missing in 
 	@$(PY) -m safediffkit.benchmark budgets --jobs 2
 	@$(PY) -m safediffkit.benchmark landmarks --steps 1500 --jobs 2
 	@$(PY) -m safediffkit.benchmark roles --jobs 2
+	@$(PY) tutorials/assets/make_weights.py
 	@test -e tutorials/assets/driving.npz || $(PY) tutorials/assets/make_driving.py
 	@test -e tutorials/assets/planning.npz || $(PY) tutorials/assets/make_planning.py
+	@test -e tutorials/assets/merge.npz || $(PY) tutorials/assets/make_merge.py
 
 $(RESULTS)/weights-%.json:
 	@$(PY) -m safediffkit.selection $* --out $@
