@@ -337,16 +337,17 @@ def test_lesson_08_says_that_a_clearance_makes_danger_of_more_steps(lesson):
 
 
 @pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
-def test_lesson_08_refuses_more_plans_by_a_stricter_barrier(lesson):
-    root = lesson.page.locator(".safediffkit-explorer[aria-label='The joint plans of one moment']")
-    probe.press(root.get_by_role("slider", name="weight"), "Home")
-    slider, refused = root.get_by_role("slider", name="clearance"), []
+def test_lesson_08_bends_plans_away_from_danger(lesson):
+    plans = lesson.page.locator(".safediffkit-explorer[aria-label='The joint plans of one moment']")
+    drives = lesson.page.locator(".safediffkit-explorer[aria-label^='Two cars merge']")
+    seen = {}
     for key in ("Home", "End"):
-        probe.press(slider, key)
-        probe.settle(root)
-        (over_all,) = (value for name, value in numbers(root).items() if name.endswith("moments (%)"))
-        refused.append(over_all)
-    assert refused[0] < refused[1] <= 100
+        for root in (plans, drives):
+            probe.press(root.get_by_role("slider", name="weight"), key)
+            probe.settle(root)
+        (refused,) = (value for name, value in numbers(plans).items() if "moments" in name)
+        seen[key] = refused, numbers(drives)["steps in danger, of both"]
+    assert all(most < none for none, most in zip(seen["Home"], seen["End"], strict=True))
 
 
 @pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
