@@ -18,6 +18,7 @@ BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#8C8C8C"
 )  # fmt: skip
 SAFE, UNSAFE = BLUE, VERMILION
+LINES = [BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK]
 _ARROWS = "↑→↓←"
 _SIDES = ((0, 1), (1, 2), (2, 1), (1, 0))  # where up, right, down and left stand in a square cut into three by three
 
@@ -29,7 +30,7 @@ def _template() -> Any:
     axis = {"showgrid": True, "gridcolor": "#E5E5E5", "zeroline": False, "linecolor": "#666666", "ticks": "outside"}
     return layout.Template(
         layout={
-            "colorway": [BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK],
+            "colorway": LINES,
             "font": {"family": "sans-serif", "size": 14, "color": "#222222"},
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
@@ -291,7 +292,8 @@ def curves(
     figure = _figure(title=title, x=x, y=y)
     for n, (name, values) in enumerate(lines.items()):
         dash = ("solid", "dash", "dot", "dashdot")[n % 4]  # so that curves differ without colour too
-        figure.add_scatter(x=_numbers(along), y=_numbers(values), mode="lines", name=name, line={"dash": dash})
+        style = {"dash": dash, "color": LINES[n % len(LINES)]}  # said here, so that panels side by side agree
+        figure.add_scatter(x=_numbers(along), y=_numbers(values), mode="lines", name=name, line=style)
     if log_y:
         figure.update_yaxes(type="log", dtick=1, tickformat="~g")
     return figure

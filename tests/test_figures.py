@@ -180,6 +180,9 @@ def test_figures_beside_one_another_keep_their_axes_and_parts():
 def test_curves_differ_without_colour_and_may_be_logarithmic():
     figure = figures.curves(np.arange(2), {"a": np.ones(2), "b": np.ones(2)}, x="t", y="v", log_y=True)
     assert figure.data[0].line.dash != figure.data[1].line.dash
+    assert figure.data[0].line.color != figure.data[1].line.color
+    twins = figures.beside(figure, figure).data
+    assert [twins[0].line.color, twins[1].line.color] == [twins[2].line.color, twins[3].line.color]
     assert figure.layout.yaxis.type == "log"
 
 
