@@ -3,7 +3,8 @@
     python tutorials/assets/make_weights.py [--policies runs/roles]
 
 The policies are those that `python -m safediffkit.benchmark roles` has trained. It writes results/roles/weights/*.json,
-one for each, as records of the same episodes that the table judges; those that are there already are kept.
+one for each, as records of the same episodes that the table judges, and prints them as a table, the weight in the place
+of the role; those that are there already are kept.
 """
 
 import argparse
@@ -14,11 +15,13 @@ import torch
 
 from safediffkit import load_policy, rollout, score
 from safediffkit.benchmark import BARRIERS, SEEDS
+from safediffkit.results import by_role
 from safediffkit.train import circumstances, write_record
 from safediffkit.worlds.rollout import measures
 
 ASSETS = Path(__file__).parent
 ROLES, WEIGHTS, EPISODES = ["condition", "filter", "guidance"], (0.0, 1.0, 2.0, 4.0), 50
+FIRST = 1_000  # what the table's evaluation seeds are multiples of
 
 
 def scores(policy, task, first):
@@ -38,15 +41,15 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS:
         for task in BARRIERS:
-            file, kept = folder / f"{task}-{seed}.json", given.policies / f"cbf-diffusion-{task}-{seed}.safetensors"
+            file, kept = folder / f"all-{task}-{seed}.json", given.policies / f"cbf-diffusion-{task}-{seed}.safetensors"
             if (task, seed) == ("merge-mixed-safety", 0):  # lesson 08's
                 kept = ASSETS / "policies" / task / "cbf-diffusion.safetensors"
             if not file.exists():
-                told = dict(scores(load_policy(kept), task, 10_000 + 1_000 * seed))
-                about = {"command": "python tutorials/assets/make_weights.py", "task": task, "seed": seed}
-                about |= {"episodes": EPISODES, "roles": ROLES, "by_weight": told}
-                write_record(file, about | circumstances())
-                print(f"wrote {file.relative_to(ASSETS)}", flush=True)
+                about = {"command": "python tutorials/assets/make_weights.py", "task": task, "config": {"seed": seed}}
+                about |= {"roles": ROLES, "evaluation": {"episodes": EPISODES, "first_reset_seed": FIRST * (10 + seed)}}
+                told = dict(scores(load_policy(kept), task, FIRST * (10 + seed)))
+                write_record(file, about | {"scores": told} | circumstances())
+    print(by_role(sorted(folder.glob("*-[0-9].json"))))
 
 
 if __name__ == "__main__":
