@@ -51,13 +51,13 @@ def from_above(
     """
     x, y = places.unbind(-1)
     paths = torch.stack([x, -y - _APART * torch.arange(len(places))[:, None, None]], -1)
-    tops = [-_APART * k - _LANE - _HALF - 1 for k in range(len(outcomes))]
+    heights = [-_APART * k - _LANE - _HALF - 9 for k in range(len(outcomes))]
     return {
         "paths": paths.flatten(0, 1)[:, ::every],
         "violating": violating.flatten(0, 1)[:, ::every],
         "shapes": [
-            region(_TELL, top - 10, _END - 2, top, kind=OUTCOMES[told], label=told)
-            for top, told in zip(tops, outcomes, strict=True)
+            line([(_TELL, height), (_END - 2, height)], kind=OUTCOMES[told], label=told)
+            for height, told in zip(heights, outcomes, strict=True)
         ],
     }
 

@@ -33,9 +33,9 @@ def test_a_car_on_its_lane_is_between_the_lines_of_its_own_road():
         assert scene.y[0] <= ramp_low
         assert road_high <= scene.y[1]
     assert [shape["label"] for shape in frame.shapes] == ["slow", "crash"]
-    left, bottom, right, top = frame.shapes[0]["at"]
+    left, low, right, high = frame.shapes[0]["at"]
     assert merge.FINISH < left < right < scene.x[1], "behind the end of the ramp"
-    assert edges[1][3] < bottom < top < -6
+    assert edges[1][3] < low == high < -6
 
 
 def test_steps_are_thinned_and_those_below_the_margin_stay_marked():

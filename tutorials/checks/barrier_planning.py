@@ -47,7 +47,7 @@ charged = Exercise(
             lambda rewards, danger, penalty, discount: float(
                 (discount ** torch.arange(len(rewards)) * rewards - penalty * danger).sum()
             ),
-            "Only the rewards are discounted in yours. The bracket of Eq. 13 holds both: later danger counts less too.",
+            "Only the rewards are discounted in yours. The bracket of Eq. 13 holds both: later danger counts less.",
         ),
         "first step discounted": (
             _sum(lambda rewards, danger, penalty: rewards - penalty * danger, first=1),
