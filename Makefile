@@ -52,7 +52,7 @@ bench: setup  ## timing tests
 # The filter is ours to keep for the library; what the notebook tools warn of between themselves is not.
 notebooks: setup  ## run every lesson
 	@$(PY) -m pytest -o addopts= -o filterwarnings=default --nbmake --nbmake-kernel=python3 --nbmake-timeout=60 \
-	  --durations=0 $(NOTEBOOKS)
+	  -n 2 --durations=0 $(NOTEBOOKS)
 
 # Its own lines in an environment of its own; PyTorch's index, if it cannot be reached, is not asked again and again.
 # No kernel of .venv may run the lessons here, and no setting of pyproject.toml may show them the sources.
