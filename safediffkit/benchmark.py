@@ -122,10 +122,9 @@ def spi_table(assets: Path, runs: Path, steps: int) -> list[Command]:
                 ("spi-without-safety", "spi", (imitate, reward, 0.0)),
                 ("spi-without-reward", "spi", (imitate, 0.0, safety)),
             ):
-                kept = assets / "policies" / task / name if (task, seed) == SHOWN else runs / f"{name}-{task}-{seed}"
-                record = assets / "results" / f"{name}-{task}-{seed}.json"
+                files = _files(assets, runs, "", name, task, seed, shown=(task, seed) == SHOWN)
                 settings = {} if weights is None else _weights(weights) | {"safest_share": share}
-                commands.append(_command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, settings))
+                commands.append(_command(method, task, seed, steps, *files, settings))
     return commands
 
 
@@ -157,12 +156,9 @@ def budgets_table(assets: Path, runs: Path, steps: int) -> list[Command]:
             chosen |= {name: _read(assets, task, name)["settings"] for name in PLANNERS}
             for name in (*PLANNERS, "cdt", "fisor", "spi", "bc", *(f"bc-safe-{b}" for b in BUDGETS)):
                 shown = (task, seed) == SHOWN and name in PLANNERS  # lesson 05 loads them
-                kept = assets / "policies" / task / name if shown else runs / "budgets" / f"{name}-{task}-{seed}"
-                record = assets / "results" / "budgets" / f"{name}-{task}-{seed}.json"
+                files = _files(assets, runs, "budgets", name, task, seed, shown=shown)
                 method, budgets = ("bc-safe", name.split("-")[-1:]) if "safe" in name else (name, map(str, BUDGETS))
-                command = _command(
-                    method, task, seed, steps, kept.with_suffix(".safetensors"), record, chosen.get(name, {})
-                )
+                command = _command(method, task, seed, steps, *files, chosen.get(name, {}))
                 commands.append([*command, "--budget", *budgets])
     return commands
 
@@ -177,9 +173,8 @@ def landmarks_table(assets: Path, runs: Path, steps: int) -> list[Command]:
     def add(label: str, method: str, settings: Settings, task: str, seed: int, share: float = 1.0) -> None:
         shown = (task, seed, share) == (MIXTURE, 0, 1.0) and label in ("dom2", "imitation", "ma-cql")  # lesson 07's
         name = label if share == 1 else f"{label}-share-{share:g}"
-        kept = assets / "policies" / task / name if shown else runs / "landmarks" / f"{name}-{task}-{seed}"
-        record = assets / "results" / "landmarks" / f"{name}-{task}-{seed}.json"
-        command = _command(method, task, seed, steps, kept.with_suffix(".safetensors"), record, settings)
+        files = _files(assets, runs, "landmarks", name, task, seed, shown=shown)
+        command = _command(method, task, seed, steps, *files, settings)
         commands.append([*command, "--budget", "0", "--episodes", "50", *(["--share", str(share)] * (share < 1))])
 
     for seed in TEAM_SEEDS:
@@ -208,9 +203,8 @@ def roles_table(assets: Path, runs: Path, steps: int) -> list[Command]:
             del settings["steps"]
             for name, (method, chosen) in (("cbf-diffusion", ("cbf-diffusion", settings)), ("imitation", IMITATION)):
                 shown = (task, seed) == ("merge-mixed-safety", 0)  # lesson 08's
-                kept = assets / "policies" / task / name if shown else runs / "roles" / f"{name}-{task}-{seed}"
-                record = assets / "results" / "roles" / f"{name}-{task}-{seed}.json"
-                command = _command(method, task, seed, updates, kept.with_suffix(".safetensors"), record, chosen)
+                files = _files(assets, runs, "roles", name, task, seed, shown=shown)
+                command = _command(method, task, seed, updates, *files, chosen)
                 commands.append([*command, "--budget", "0", "--episodes", "50"])
     return commands
 
@@ -222,6 +216,13 @@ TABLES = {
     "roles": (roles_table, "results/roles", "roles of a barrier in a team's plans"),
     "landmarks": (landmarks_table, "results/landmarks", "teams among landmarks that may vanish"),
 }
+
+
+def _files(assets: Path, runs: Path, table: str, name: str, task: str, seed: int, *, shown: bool) -> tuple[Path, Path]:
+    # of the policy, which goes to the assets if a lesson loads it, and of the record; a name may hold a dot
+    run = f"{name}-{task}-{seed}"
+    policy = assets / "policies" / task / name if shown else runs / table / run
+    return policy.with_name(f"{policy.name}.safetensors"), assets / "results" / table / f"{run}.json"
 
 
 def _command(method: str, task: str, seed: int, steps: int, kept: Path, record: Path, settings: Settings) -> Command:

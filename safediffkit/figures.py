@@ -329,10 +329,8 @@ def interval_dots(
     Names of one group stand side by side, told apart by colour and symbol.
     """
     figure = _figure(title=title, x=x, y=y)
-    colours, symbols = (
-        (BLUE, VERMILION, ORANGE, GREEN, PURPLE, GREY),
-        ("circle", "square", "diamond", "x", "star", "cross"),
-    )
+    colours = (BLUE, VERMILION, ORANGE, GREEN, PURPLE, GREY)
+    symbols = ("circle", "square", "diamond", "x", "star", "cross")
     for n, (name, values) in enumerate(series.items()):
         middle, low, high = _numbers(values).T
         figure.add_scatter(

@@ -59,18 +59,12 @@ def by_budget(records: list[Path]) -> str:
 
 def markdown(records: list[Path]) -> str:
     """Draw up records as a Markdown table: mean over seeds, and the least and greatest seed in brackets."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for task, method, rule, score in _scores(records):
-        groups.setdefault((task, method, rule), []).append(score)
     lines = [
         "| task | method | rule | seeds | normalised reward | cost | within budget |",
         "|---|---|---|---|---|---|---|",
     ]
-    for names, scores in sorted(groups.items()):
-        figures = []
-        for key in ("normalised_reward", "cost", "within_budget"):
-            means = [score[key]["mean"] for score in scores]
-            figures.append(f"{sum(means) / len(means):.2f} ({min(means):.2f} to {max(means):.2f})")
+    for names, scores in sorted(team_scores(records).items()):
+        figures = [_spread(scores, what, 2) for what in ("normalised_reward", "cost", "within_budget")]
         lines.append(f"| {' | '.join(names)} | {len(scores)} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
@@ -141,19 +135,21 @@ def by_role(records: list[Path]) -> str:
         def mean(what: str, scores: list[dict[str, Any]] = scores) -> float:
             return sum(map(of(what), scores)) / len(scores)
 
-        def spread(what: str, digits: int, scores: list[dict[str, Any]] = scores) -> str:
-            values = list(map(of(what), scores))
-            return f"{mean(what, scores):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
         margin = "margin" if "margin" in scores[0] else "gap"
         shares = " / ".join(f"{mean(one):.2f}" for one in OUTCOMES) if OUTCOMES[0] in scores[0] else "-"
         cells = [
             task.removesuffix("-mixed-safety"), name, "-" if role == "policy" else role,
-            spread("reward", 0), spread("cost", 2), f"{mean('within_budget'):.2f}", f"{mean('safe'):.3f}",
-            f"{mean(margin):.2f}", shares,
+            _spread(scores, "reward", 0), _spread(scores, "cost", 2),
+            f"{mean('within_budget'):.2f}", f"{mean('safe'):.3f}", f"{mean(margin):.2f}", shares,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _spread(scores: list[dict[str, Any]], what: str, digits: int) -> str:
+    values = list(map(of(what), scores))
+    mean = sum(values) / len(values)
+    return f"{mean:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def _told(mean: float, wide: float, digits: int) -> str:

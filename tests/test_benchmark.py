@@ -245,6 +245,7 @@ def test_teams_meet_every_quality_and_share_with_every_method(tmp_path):
 
     commands = benchmark.landmarks_table(tmp_path / "assets", tmp_path / "runs", steps=7)
     assert len({one[one.index("--record") + 1] for one in commands}) == len(commands) == 5 * (5 * 6 + 2 * 6 + 4)
+    assert len({one[one.index("--out") + 1] for one in commands}) == len(commands)  # a share's name holds a dot
     met = []
     for one in commands:
         given = train._parser().parse_args(one)

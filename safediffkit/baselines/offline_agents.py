@@ -38,7 +38,7 @@ from safediffkit.diffusion.networks import PerAgent, VectorNoise, mlp
 from safediffkit.diffusion.schedule import Schedule, cosine_schedule
 from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, standardise_team, words
 from safediffkit.policy import History
-from safediffkit.safety.critics import AgentCritics, cautious_losses, td_loss
+from safediffkit.safety.critics import AgentCritics, cautious_step, mean_rewards, td_loss
 
 
 def _check_numbers(config: "CQLConfig | OMARConfig") -> None:
@@ -199,8 +199,7 @@ def _train_actors(
 
         observations, actions = standardise_team(policy.scale, dataset.observations, agents), dataset.actions
         next_observations = standardise_team(policy.scale, dataset.next_observations, agents)
-        # values are means over steps, in units of an agent's mean reward, as DOM2's
-        rewards = (1 - config.discount) * dataset.rewards / dataset.rewards.abs().mean(0).clamp_min(1e-6)
+        rewards = mean_rewards(dataset.rewards, config.discount)
 
         def update() -> dict[str, Tensor]:
             at = torch.randint(len(dataset), (config.batch,), generator=generator)
@@ -208,13 +207,10 @@ def _train_actors(
             with torch.no_grad():
                 noise = (config.smoothing * torch.randn_like(action)).clamp(-0.5, 0.5)
                 next_value = target.critics(then, (target.choose(then) + noise).clamp(-1, 1)).amin(0)
-            _, difference, caution = cautious_losses(
-                policy.critics, state, action, rewards[at], next_value, dataset.terminated[at],
-                discount=config.discount, random_actions=config.random_actions,
+            _, losses = cautious_step(
+                policy.critics, judge, state, action, rewards[at], next_value, dataset.terminated[at],
+                discount=config.discount, random_actions=config.random_actions, weight=config.conservative_weight,
             )  # fmt: skip
-            judge.zero_grad()
-            (difference + config.conservative_weight * caution).backward()
-            judge.step()
 
             def first_twin(many: Tensor) -> Tensor:
                 value: Tensor = policy.critics(state.expand(len(many), *state.shape), many)[0]
@@ -236,7 +232,7 @@ def _train_actors(
             actor.step()
             follow(target.critics, policy.critics, config.target_rate)
             follow(target.actor, policy.actor, config.target_rate)
-            return {"critics": difference.detach(), "caution": caution.detach(), "actor": loss.detach()}
+            return losses | {"actor": loss.detach()}
 
         parts: dict[str, Stateful] = {"policy": policy, "target": target, "actor": actor, "judge": judge}
         run = f"{name} {words(config)} on {len(dataset)} steps: {dataset.provenance}"

@@ -25,7 +25,7 @@ from safediffkit.diffusion.networks import PerAgent, VectorNoise
 from safediffkit.diffusion.schedule import NoiseLevel, Schedule, cosine_schedule
 from safediffkit.learning import Standardise, Stateful, Watch, follow, ignore, repeat, seeded, standardise_team, words
 from safediffkit.policy import History
-from safediffkit.safety.critics import AgentCritics, cautious_losses
+from safediffkit.safety.critics import AgentCritics, cautious_step, mean_rewards
 
 Network = Literal["unet", "mlp"]
 
@@ -157,8 +157,7 @@ def train(
 
         observations, actions = policy.scaled(dataset.observations), dataset.actions
         next_observations = policy.scaled(dataset.next_observations)
-        # so that values are means over steps, in units of an agent's mean reward, and zeta means the same everywhere
-        rewards = (1 - config.discount) * dataset.rewards / dataset.rewards.abs().mean(0).clamp_min(1e-6)
+        rewards = mean_rewards(dataset.rewards, config.discount)
 
         def update() -> dict[str, Tensor]:
             at = torch.randint(len(dataset), (config.batch,), generator=generator)
@@ -167,14 +166,10 @@ def train(
             if config.value_weight > 0:  # else nobody asks the critics
                 with torch.no_grad():
                     next_value = target.critics(then, target.draw(then, then.shape[:1])).amin(0)
-                recorded, difference, caution = cautious_losses(
-                    policy.critics, state, action, rewards[at], next_value, dataset.terminated[at],
-                    discount=config.discount, random_actions=config.random_actions,
+                recorded, losses = cautious_step(
+                    policy.critics, judge, state, action, rewards[at], next_value, dataset.terminated[at],
+                    discount=config.discount, random_actions=config.random_actions, weight=config.conservative_weight,
                 )  # fmt: skip
-                judge.zero_grad()
-                (difference + config.conservative_weight * caution).backward()
-                judge.step()
-                losses |= {"critics": difference, "caution": caution}
 
             imitation = noise_prediction_loss(policy.noise_model, policy.schedule, action, state)
             loss = config.imitate * imitation
@@ -188,8 +183,7 @@ def train(
             actor.step()
             follow(target.critics, policy.critics, config.target_rate)
             follow(target.noise_model, policy.noise_model, config.target_rate)
-            losses |= {"imitation": imitation, "policy": loss}
-            return {name: value.detach() for name, value in losses.items()}
+            return losses | {"imitation": imitation.detach(), "policy": loss.detach()}
 
         parts: dict[str, Stateful] = {"policy": policy, "target": target, "actor": actor, "judge": judge}
         run = f"dom2 {words(config)} on {len(dataset)} steps: {dataset.provenance}"

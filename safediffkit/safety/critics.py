@@ -95,8 +95,17 @@ def conservative_loss(
     return weight * (values_random.logsumexp(0) - values_data).mean(-1).sum()
 
 
-def cautious_losses(
+def mean_rewards(reward: Float[Tensor, "steps agents"], discount: float) -> Float[Tensor, "steps agents"]:
+    """Scale rewards so that values are means over steps, in units of an agent's mean reward (our choice).
+
+    So a caution, and a weight of values against imitation, mean the same in every world.
+    """
+    return (1 - discount) * reward / reward.abs().mean(0).clamp_min(1e-6)
+
+
+def cautious_step(
     critics: AgentCritics,
+    optimiser: torch.optim.Optimizer,
     state: Float[Tensor, "batch agents obs"],
     action: Float[Tensor, "batch agents act"],
     reward: Float[Tensor, "batch agents"],
@@ -105,14 +114,19 @@ def cautious_losses(
     *,
     discount: float,
     random_actions: int,
-) -> tuple[Float[Tensor, "2 agents batch"], Float[Tensor, ""], Float[Tensor, ""]]:
-    """Judge recorded actions beside uniform draws: both twins' values of the recorded, `td_loss`, `conservative_loss`.
+    weight: float,
+) -> tuple[Float[Tensor, "2 agents batch"], dict[str, Float[Tensor, ""]]]:
+    """Update twins by `td_loss` and `weight` times `conservative_loss`, recorded actions beside uniform draws.
 
-    [DOM2 Eq. 1]
+    Gives both twins' values of the recorded actions before the step, and both losses. [DOM2 Eq. 1]
     """
     random = torch.rand(random_actions, *action.shape) * 2 - 1
     judged = torch.cat([action[None], random])
     # plans, twins, agents, batch
     values = critics(state.expand(len(judged), *state.shape), judged).permute(1, 0, 3, 2)
     difference = td_loss(values[0], reward.T, next_value.T, terminated, discount)
-    return values[0], difference, conservative_loss(values[1:], values[0])
+    caution = conservative_loss(values[1:], values[0])
+    optimiser.zero_grad()
+    (difference + weight * caution).backward()
+    optimiser.step()
+    return values[0].detach(), {"critics": difference.detach(), "caution": caution.detach()}

@@ -328,39 +328,37 @@ def test_lesson_07_holds_values_down_and_mends_the_pull(lesson):
 @pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
 def test_lesson_08_says_that_a_clearance_makes_danger_of_more_steps(lesson):
     root = lesson.page.locator(".safediffkit-explorer[aria-label^='Four recorded merges']")
-    slider, shares = root.get_by_role("slider", name="clearance"), []
-    for key in ("Home", "End"):
-        probe.press(slider, key)
-        probe.settle(root)
-        shares.append(numbers(root)["of all recorded steps in danger (%)"])
+    shares = [told["of all recorded steps in danger (%)"] for told in at_both_ends(root, "clearance")]
     assert 0 < shares[0] < shares[1]
 
 
 @pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
 def test_lesson_08_bends_plans_away_from_danger(lesson):
-    plans = lesson.page.locator(".safediffkit-explorer[aria-label='The joint plans of one moment']")
-    drives = lesson.page.locator(".safediffkit-explorer[aria-label^='Two cars merge']")
-    seen = {}
-    for key in ("Home", "End"):
-        for root in (plans, drives):
-            probe.press(root.get_by_role("slider", name="weight"), key)
-            probe.settle(root)
-        (refused,) = (value for name, value in numbers(plans).items() if "moments" in name)
-        seen[key] = refused, numbers(drives)["steps in danger, of both"]
-    assert all(most < none for none, most in zip(seen["Home"], seen["End"], strict=True))
+    for title in ("The joint plans of one moment", "Two cars merge by joint plans, from above"):
+        root = lesson.page.locator(f".safediffkit-explorer[aria-label='{title}']")
+        none, most = at_both_ends(root, "weight")
+        (what,) = (name for name in none if "moments" in name or name.startswith("steps in danger"))
+        assert most[what] < none[what]
 
 
 @pytest.mark.parametrize("lesson", ["08_cbf_diffusion"], indirect=True)
 def test_lesson_08_draws_an_expectile_from_the_mean_towards_the_greatest(lesson):
     root = lesson.page.locator(".safediffkit-explorer[aria-label='The expectile of twenty samples']")
-    slider, values = root.get_by_role("slider", name="expectile"), []
+    low, high = at_both_ends(root, "expectile")
+    assert low["V"] == pytest.approx(low["mean of the samples"], abs=0.2)
+    assert low["V"] < high["V"] < high["greatest of the samples"]
+
+
+def at_both_ends(root, control):
+    """Give the numbers that an Explorer says with a slider at its least and at its greatest value."""
+    slider, told = root.get_by_role("slider", name=control), []
     for key in ("Home", "End"):
         probe.press(slider, key)
         probe.settle(root)
-        values.append(numbers(root))
-    low, high = values
-    assert low["V"] == pytest.approx(low["mean of the samples"], abs=0.2)
-    assert low["V"] < high["V"] < high["greatest of the samples"]
+        least, now, most = probe.steps_of(slider)
+        assert now == {"Home": least, "End": most}[key], f"{control} did not follow the key {key}"
+        told.append(numbers(root))
+    return told
 
 
 def numbers(root):
