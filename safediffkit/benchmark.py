@@ -72,13 +72,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--show", action="store_true", help="run nothing; print the records there are as a table")
     parser.add_argument(
-        "--what", choices=("reward", "cost", "covered", "ways"), default="reward", help="shown of landmarks"
+        "--what",
+        choices=("reward", "cost", "covered", "ways", "ablations"),
+        default="reward",
+        help="shown of landmarks",
     )
     given = parser.parse_args(arguments)
     make, folder, _ = TABLES[given.table]
     if given.show:
         shows: dict[str, Callable[[list[Path]], str]] = {"budgets": by_budget, "roles": by_role}
-        shows["landmarks"] = partial(by_quality, what=given.what)
+        shows["landmarks"] = by_part if given.what == "ablations" else partial(by_quality, what=given.what)
         print(shows.get(given.table, markdown)(sorted((given.assets / folder).glob("*-[0-9].json"))))
         return 0
     try:
@@ -94,6 +97,12 @@ def main(arguments: list[str] | None = None) -> int:
     with ThreadPoolExecutor(max(given.jobs, 1)) as pool:
         codes = list(pool.map(_run, missing))
     return int(any(codes))
+
+
+def by_part(records: list[Path]) -> str:
+    """Draw up the return of DOM2 and of its ablations, on all episodes of the mixture, as a Markdown table."""
+    compared = [file for file in records if MIXTURE in file.stem and "share" not in file.stem]
+    return by_quality(compared, methods=("dom2", *ABLATIONS))
 
 
 def _run(arguments: Command) -> int:

@@ -281,6 +281,22 @@ def test_the_table_of_teams_stars_the_first_and_whoever_is_within_its_interval(t
     ]
 
 
+def test_ablations_are_shown_beside_the_whole_on_the_mixture_alone(tmp_path, capsys):
+    folder = tmp_path / "results" / "landmarks"
+    folder.mkdir(parents=True)
+    tasks = {"dom2": ["medium-expert", "expert"], "dom2-unet": ["medium-expert"], "dom2-share-0.2": ["medium-expert"]}
+    for reward, (name, qualities) in enumerate(tasks.items()):
+        for quality in qualities:
+            task = f"landmarks-{quality}"
+            record = {"task": task, "config": {"seed": 0}, "scores": {"policy": {"reward": {"mean": reward}}}}
+            (folder / f"{name}-{task}-0.json").write_text(json.dumps(record))
+    assert benchmark.main(["landmarks", "--show", "--what", "ablations", "--assets", str(tmp_path)]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    names = "dom2 | dom2-without-imitation | dom2-without-values | dom2-without-copies | dom2-unet"
+    assert head == f"| data | landmarks | {names} |"
+    assert rows == ["| medium-expert | six | 0 | - | - | - | 1* |"]
+
+
 def test_ways_are_counted_from_few_starts_and_carry_no_stars(tmp_path):
     scores = {"policy, four starts": {"ways": 3.5}, "policy": {"ways": 40.0, "cost": {"mean": 2.25}}}
     record = {"task": "landmarks-expert", "config": {"seed": 0}, "scores": scores}

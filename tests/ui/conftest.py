@@ -26,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # what shares an open lesson stays in one process
             params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
             item.add_marker(pytest.mark.xdist_group(str(params.get("lesson", item.path.stem))))
+    # the longest group first: last, it would keep one process idle
+    items.sort(key=lambda item: item.path.stem != "test_site")
 
 
 @pytest.fixture

@@ -351,6 +351,7 @@ def test_lesson_08_draws_an_expectile_from_the_mean_towards_the_greatest(lesson)
 
 def at_both_ends(root, control):
     """Give the numbers that an Explorer says with a slider at its least and at its greatest value."""
+    root.scroll_into_view_if_needed()  # a notebook that scrolls between focus and key may lose the key
     slider, told = root.get_by_role("slider", name=control), []
     for key in ("Home", "End"):
         probe.press(slider, key)
