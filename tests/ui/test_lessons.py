@@ -255,14 +255,7 @@ def test_lesson_06_shows_a_condition_that_is_kept_and_not_enough(lesson):
     page = lesson.page
     root = page.locator(".safediffkit-explorer[aria-label^='Six cars']")
     probe.press(root.get_by_role("combobox", name="barrier"), "Home")
-    slider = root.get_by_role("slider", name="slope")
-    seen = {}
-    for key in ("Home", "End"):
-        probe.press(slider, key)
-        probe.settle(root)
-        said = root.locator(".sdk-number").all_text_contents()
-        seen[key] = {text.rpartition(" ")[0]: float(text.rpartition(" ")[2]) for text in said}
-    kept, jumped = seen["Home"], seen["End"]
+    kept, jumped = at_both_ends(root, "slope")
     assert kept["steps that broke the condition"] == jumped["steps that broke the condition"] == 0
     assert kept["cars in the wall"] == 0 < jumped["cars in the wall"]
     assert kept["least h"] >= 0 > jumped["least h"]
