@@ -315,7 +315,7 @@ def result_bars(
     if intervals is not None:
         low, high = _numbers(intervals).T
         error = {"type": "data", "symmetric": False, "array": high - values, "arrayminus": values - low}
-    figure.add_bar(x=names, y=values, error_y=error, marker={"color": BLUE}, width=0.6)
+    figure.add_bar(x=names, y=values, error_y=error, marker={"color": BLUE}, width=0.6, showlegend=False)
     if limit is not None:
         figure.add_hline(y=limit, line={"color": VERMILION, "dash": "dash"}, annotation={"text": f"limit {limit:g}"})
     return figure

@@ -1,6 +1,7 @@
 """Pictures of cars that merge: drives from above, fans of what each car plans, and shares of outcomes."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,18 +110,23 @@ def fans(
 
 
 def share_scene(values: Sequence[float], name: str) -> Scene:
-    """Make room for the columns of `stacked_shares`, with the value of each on top."""
-    tops = [region(k + 0.15, 101, k + 0.85, 111, kind="neutral", label=f"{value:g}") for k, value in enumerate(values)]
-    return Scene((0, len(values), name), (0, 112, "share of drives (%)"), tops, equal=False)
+    """Make room for the columns of `stacked_shares`, each of which stands at its value."""
+    room = 2 * _half(values)
+    return Scene((min(values) - room, max(values) + room, name), (0, 100, "share of drives (%)"), equal=False)
 
 
-def stacked_shares(shares: Sequence[Mapping[str, float]]) -> list[Shape]:
-    """Stack the shares of `OUTCOMES`, in percent, one column for each mapping."""
-    shapes = []
-    for k, each in enumerate(shares):
+def stacked_shares(values: Sequence[float], shares: Sequence[Mapping[str, float]]) -> list[Shape]:
+    """Stack the shares of `OUTCOMES`, in percent: one column for each value, over it."""
+    shapes, half = [], _half(values)
+    for value, each in zip(values, shares, strict=True):
         low = 0.0
         for told, kind in OUTCOMES.items():
             if each[told] > 0:
-                shapes.append(region(k + 0.15, low, k + 0.85, low + each[told], kind=kind))
+                shapes.append(region(value - half, low, value + half, low + each[told], kind=kind))
             low += each[told]
     return shapes
+
+
+def _half(values: Sequence[float]) -> float:
+    # of a column's width: a third of the least distance between two
+    return min((b - a for a, b in pairwise(sorted(values))), default=1.0) / 3

@@ -62,8 +62,13 @@ def test_fans_stand_in_their_panels_and_say_what_became_of_each_plan():
 
 def test_shares_are_stacked_to_a_hundred():
     one = {"leader first": 50.0, "follower first": 0.0, "slow": 30.0, "crash": 20.0}
-    shapes = stacked_shares([one, one])
+    shapes = stacked_shares([0, 1.5], [one, one])
     assert [shape["at"][1::2] for shape in shapes[:3]] == [[0, 50], [50, 80], [80, 100]]
     assert [shape["kind"] for shape in shapes[:3]] == ["safe", "start", "danger"]
-    assert shapes[3]["at"][0] == pytest.approx(1 + shapes[0]["at"][0])
-    assert [shape["label"] for shape in share_scene([0, 0.5], "weight").shapes] == ["0", "0.5"]
+    assert shapes[3]["at"][0] == pytest.approx(1.5 + shapes[0]["at"][0])
+    scene = share_scene([0, 1.5], "weight")
+    for value, shape in zip([0, 1.5], shapes[::3], strict=True):  # around its value, and within the picture
+        left, _, right, _ = shape["at"]
+        assert (left + right) / 2 == pytest.approx(value)
+        assert scene.x[0] < left < right < scene.x[1]
+    assert shapes[0]["at"][2] < shapes[3]["at"][0]
