@@ -69,7 +69,7 @@ binder: setup  ## install as Binder does, in a folder of its own, and run the fi
 # What the browser tools warn of between themselves is not ours to keep either. No Chromium: a failure in CI, else skipped.
 ui: setup  ## drive the lessons, saved pages and the site in Chromium; screenshots go to build/screenshots
 	@$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" -o filterwarnings=default \
-	  -n 2 --dist loadgroup --durations=12 tests/ui $(ARGS)
+	  -n 2 --dist loadscope --no-loadscope-reorder --durations=12 tests/ui $(ARGS)
 
 site: setup  ## write the lessons as web pages that need neither kernel nor network, into build/site
 	@rm -rf build/site

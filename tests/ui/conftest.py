@@ -1,6 +1,7 @@
 """JupyterLab on loopback and Debian's Chromium through Playwright, as fixtures."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ui.lab import Lab, Watched
 from ui.server import jupyterlab
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -18,16 +20,25 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 FLAGS += ["--disable-component-update", "--disable-sync", "--no-proxy-server", "--disable-dev-shm-usage"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ui)
-            # what shares an open lesson stays in one process
-            params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-            item.add_marker(pytest.mark.xdist_group(str(params.get("lesson", item.path.stem))))
-    # the longest group first: last, it would keep one process idle
+    # the longest file first: last, it would keep one process idle
     items.sort(key=lambda item: item.path.stem != "test_site")
+
+
+class ByLesson(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+    """What shares an open lesson, or a file's other fixtures, stays in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        lesson = re.search(r"\[(\d\d_\w+)", nodeid)
+        return lesson[1] if lesson else nodeid.partition("::")[0]
+
+
+# --dist loadgroup, made for this, does nothing under pytest 9.2: it renames tests by an attribute that is no more.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLesson | None:
+    return ByLesson(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture

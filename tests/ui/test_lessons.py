@@ -112,10 +112,7 @@ def test_every_choice_of_an_explorer_answers_to_the_keyboard(lesson):
 
 def test_an_explorer_compares_singles_out_and_plays_by_keyboard(lesson):
     for root in explorers(lesson):
-        compare = root.get_by_role("checkbox", name="compare")
-        if compare.is_checked():  # a lesson may begin with two settings side by side
-            probe.press(compare, "Space")
-            probe.settle(root)
+        compare = alone(root)
         before = probe.picture(root)
         probe.press(compare, "Space")
         probe.settle(root)
@@ -342,9 +339,18 @@ def test_lesson_08_draws_an_expectile_from_the_mean_towards_the_greatest(lesson)
     assert low["V"] < high["V"] < high["greatest of the samples"]
 
 
+def alone(root):
+    """End the comparison with which a lesson may begin, and give the box that starts one."""
+    compare = root.get_by_role("checkbox", name="compare")
+    if compare.is_checked():
+        probe.press(compare, "Space")
+        probe.settle(root)
+    return compare
+
+
 def at_both_ends(root, control):
     """Give the numbers that an Explorer says with a slider at its least and at its greatest value."""
-    root.scroll_into_view_if_needed()  # a notebook that scrolls between focus and key may lose the key
+    alone(root)
     slider, told = root.get_by_role("slider", name=control), []
     for key in ("Home", "End"):
         probe.press(slider, key)
