@@ -28,8 +28,10 @@ help:  ## list the targets
 lab: setup  ## open the first lesson in JupyterLab, or another: make lab LESSON=02
 	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/$(OPENED) $(ARGS)
 
-# Unit tests last: the output then ends with their closing line.
-test: lint type bench notebooks binder ui unit  ## run all checks
+# Binder's installation, one process, goes beside the lessons. Unit tests last: the output then ends with their closing line.
+test: lint type bench  ## run all checks
+	@$(MAKE) --no-print-directory -j 2 notebooks binder
+	@$(MAKE) --no-print-directory ui unit
 
 setup: $(STAMP)  ## make .venv with everything pinned
 
