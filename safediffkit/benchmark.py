@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
 def by_part(records: list[Path]) -> str:
     """Draw up the return of DOM2 and of its ablations, on all episodes of the mixture, as a Markdown table."""
     compared = [file for file in records if MIXTURE in file.stem and "share" not in file.stem]
-    return by_quality(compared, methods=("dom2", *ABLATIONS))
+    return by_quality(compared, methods=("dom2", *ABLATIONS)).replace("dom2-", "").replace("without-", "without ")
 
 
 def _run(arguments: Command) -> int:

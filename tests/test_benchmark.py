@@ -292,7 +292,7 @@ def test_ablations_are_shown_beside_the_whole_on_the_mixture_alone(tmp_path, cap
             (folder / f"{name}-{task}-0.json").write_text(json.dumps(record))
     assert benchmark.main(["landmarks", "--show", "--what", "ablations", "--assets", str(tmp_path)]) == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
-    names = "dom2 | dom2-without-imitation | dom2-without-values | dom2-without-copies | dom2-unet"
+    names = "dom2 | without imitation | without values | without copies | unet"
     assert head == f"| data | landmarks | {names} |"
     assert rows == ["| medium-expert | six | 0 | - | - | - | 1* |"]
 
