@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from safediffkit.widgets.banks import Shape, circle
-from safediffkit.worlds.landmarks import RADIUS
+
+SIZE = 0.15  # m, radius of an agent: who is so near is on a landmark, as `assignments` counts
 
 
 def team_paths(run: Any) -> dict[str, Any]:
@@ -61,15 +62,12 @@ def landmark_circles(spots: Float[Tensor, "_ 2"], present: Bool[Tensor, "_"] | N
     """Draw landmarks as circles of an agent's size: of the kind "goal", or "neutral" for those dismissed."""
     there = [True] * len(spots) if present is None else present.tolist()
     return [
-        circle(x, y, RADIUS, kind="goal" if stays else "neutral")
+        circle(x, y, SIZE, kind="goal" if stays else "neutral")
         for (x, y), stays in zip(spots.tolist(), there, strict=True)
     ]
 
 
 def visits(last: Float[Tensor, "episodes agents 2"], spots: Float[Tensor, "_ 2"]) -> Float[Tensor, "_ 3"]:
-    """Count the episodes that end with an agent on each landmark: the `values` of a Frame, x, y and the count.
-
-    Who is within an agent's radius of a landmark is on it, as `assignments` counts.
-    """
-    on = torch.cdist(last.flatten(0, 1), spots).unflatten(0, last.shape[:2]) <= RADIUS
+    """Count the episodes that end with an agent on each landmark: the `values` of a Frame, x, y and the count."""
+    on = torch.cdist(last.flatten(0, 1), spots).unflatten(0, last.shape[:2]) <= SIZE
     return torch.cat([spots, on.any(1).sum(0)[:, None].float()], 1)

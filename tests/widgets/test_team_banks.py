@@ -5,8 +5,8 @@ import torch
 
 from safediffkit.data.dataset import Dataset
 from safediffkit.widgets.banks import Frame
-from safediffkit.widgets.team_banks import laid_out, landmark_circles, seen_from, spots_of, team_paths, visits
-from safediffkit.worlds.landmarks import RADIUS, assignments, landmarks
+from safediffkit.widgets.team_banks import SIZE, laid_out, landmark_circles, seen_from, spots_of, team_paths, visits
+from safediffkit.worlds.landmarks import assignments, landmarks
 
 
 def team(episodes=2, steps=3, agents=2, obs=20):
@@ -56,7 +56,7 @@ def test_landmarks_are_drawn_where_they_lie():
         "goal" if there else "neutral" for there in present
     ]
     assert present.sum() == 3
-    assert landmark_circles(spots)[2]["at"] == pytest.approx([*spots[2].tolist(), RADIUS])
+    assert landmark_circles(spots)[2]["at"] == pytest.approx([*spots[2].tolist(), SIZE])
 
 
 def test_agents_are_put_where_they_are_asked_to_stand():
